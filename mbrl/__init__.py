@@ -1,0 +1,1 @@
+"""Model-based reinforcement learning: models, data, learners, pipelines and experiments."""

@@ -1,0 +1,1 @@
+"""Planners on models of any kind."""

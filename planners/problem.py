@@ -1,0 +1,108 @@
+"""The problem that planners solve: maximise the expected discounted return of a sequence of actions,
+
+    sum over t < horizon of discount^t r_t  +  discount^horizon V(obs_horizon),
+
+where nothing counts after an end, under a model that may be uncertain (particles, and a risk measure over them).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from planners.dynamics import Dynamics
+from planners.risk import Risk, mean
+from planners.rows import repeat_rows
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be maximised.
+
+    Args:
+        dynamics: the model.
+        discount: per step, in (0, 1].
+        terminal_value: value of the last observation, [rows, obs] -> [rows]; None: zero.
+        particles: rollouts of each plan; more than one where the dynamics are stochastic or uncertain.
+        risk: makes one score of the particles' returns.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    dynamics: Dynamics[Any]
+    discount: float = 1.0
+    terminal_value: Callable[[Tensor], Tensor] | None = None
+    particles: int = 1
+    risk: Risk = mean
+
+    def __post_init__(self) -> None:
+        if not 0 < self.discount <= 1:
+            raise ValueError(f"discount: expected a number in (0, 1], got {self.discount}")
+        if self.particles < 1:
+            raise ValueError(f"particles: expected at least 1, got {self.particles}")
+
+
+class Evaluation(NamedTuple):
+    """The result of rolling out plans."""
+
+    scores: Float[Tensor, "batch plans"]
+    """-inf where the plan is invalid."""
+    valid: Bool[Tensor, "batch plans"]
+    """False: a particle met something that is not finite while it was alive."""
+
+
+def evaluate_plans(
+    problem: Problem, start: Any, actions: Float[Tensor, "batch plans horizon act"], *, generator: Generator
+) -> Evaluation:
+    """Roll every plan out from its batch element's start, open loop, and score it.
+
+    Rows are batch x plans x particles, particle fastest. A row is invalid if it was alive before a step that returned
+    a non-finite observation or reward; what happens after an end counts for nothing.
+
+    Args:
+        start: states, [batch, ...].
+        actions: plans to score.
+        generator: source of all randomness.
+    """
+    batch, plans, horizon, _ = actions.shape
+    particles = problem.particles
+    state = repeat_rows(start, plans * particles)
+    state = problem.dynamics.assign(state, particles, generator=generator)
+    by_step = actions.flatten(0, 1).transpose(0, 1)  # [horizon, batch * plans, act]
+
+    rows = batch * plans * particles
+    returns = actions.new_zeros(rows)
+    alive = torch.ones(rows, dtype=torch.bool, device=actions.device)
+    valid = alive.clone()
+    weight = 1.0
+    for t in range(horizon):
+        state, step = problem.dynamics.step(state, repeat_rows(by_step[t], particles), generator=generator)
+        finite = step.reward.isfinite() & _finite_rows(step.obs)
+        valid &= finite | ~alive
+        returns = returns + torch.where(alive & finite, step.reward, 0.0).to(returns.dtype) * weight
+        alive = alive & ~step.terminated
+        weight *= problem.discount
+    if problem.terminal_value is not None:
+        value = problem.terminal_value(step.obs)
+        valid &= value.isfinite() | ~alive
+        returns = returns + torch.where(alive & value.isfinite(), value, 0.0).to(returns.dtype) * weight
+
+    shape = (batch, plans, particles)
+    returns, valid = torch.where(valid, returns, 0.0).view(shape), valid.view(shape)
+    scores = problem.risk(returns, valid)
+    if scores.shape != shape[:2]:
+        raise ValueError(f"risk: expected scores of shape {list(shape[:2])}, got {list(scores.shape)}")
+    valid = valid.all(-1) & scores.isfinite()
+    return Evaluation(torch.where(valid, scores, -torch.inf), valid)
+
+
+def _finite_rows(obs: Tensor) -> Tensor:
+    """Whether all of a row is finite. A sum is finite only if every term is, and is much faster than `isfinite().all(-1)`.
+
+    A sum of huge finite terms may overflow; such a row has diverged as well.
+    """
+    return obs.sum(-1).isfinite()
