@@ -1,1 +1,28 @@
-"""Planners on models of any kind."""
+"""Planners on models of any kind: a plain function, a learned ensemble, or the simulator itself."""
+
+from planners.box import Box
+from planners.dynamics import Dynamics, Expansion, FunctionDynamics, Smooth, Step
+from planners.mpc import MPC, InvalidPlanError, MPCState
+from planners.planner import Plan, Planner
+from planners.problem import Evaluation, Problem, evaluate_plans
+from planners.sampling.cem import CEM
+from planners.sampling.random_shooting import RandomShooting
+
+__all__ = [
+    "CEM",
+    "MPC",
+    "Box",
+    "Dynamics",
+    "Evaluation",
+    "Expansion",
+    "FunctionDynamics",
+    "InvalidPlanError",
+    "MPCState",
+    "Plan",
+    "Planner",
+    "Problem",
+    "RandomShooting",
+    "Smooth",
+    "Step",
+    "evaluate_plans",
+]

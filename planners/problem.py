@@ -101,8 +101,8 @@ def evaluate_plans(
 
 
 def _finite_rows(obs: Tensor) -> Tensor:
-    """Whether all of a row is finite. A sum is finite only if every term is, and is much faster than `isfinite().all(-1)`.
+    """Whether all of a row is finite: a sum is finite only if every term is.
 
-    A sum of huge finite terms may overflow; such a row has diverged as well.
+    Much faster than `isfinite().all(-1)`. A sum of huge terms may overflow; such a row has diverged as well.
     """
     return obs.sum(-1).isfinite()

@@ -18,7 +18,7 @@ def map_rows(function: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree
     if isinstance(tree, Tensor):
         return function(tree, *others)  # type: ignore[return-value]
     if isinstance(tree, tuple):
-        children = [map_rows(function, *parts) for parts in zip(tree, *others, strict=True)]  # type: ignore[arg-type]
+        children = [map_rows(function, *parts) for parts in zip(tree, *others, strict=True)]
         return type(tree)(*children) if hasattr(tree, "_fields") else tuple(children)  # type: ignore[return-value]
     raise TypeError(f"a state must be a tensor or a NamedTuple of tensors, got {type(tree).__name__}")
 

@@ -1,0 +1,173 @@
+"""Model predictive control: plan, execute the beginning, plan again. The one stateful shell around planners."""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from planners.planner import Plan, Planner
+from planners.problem import Problem
+from planners.rows import first_leaf, where_rows
+
+
+class MPCState(NamedTuple):
+    """What `MPC.predict` takes and returns, batch leading."""
+
+    memory: Any
+    """The planner's warm start for the next step."""
+    plan: Plan
+    """The plan that is being executed."""
+    age: Int[Tensor, "batch"]
+    """Steps executed since it was made."""
+    last_action: Float[Tensor, "batch act"]
+    tick: Int[Tensor, "batch"]
+    """Calls so far: seeds the next plan."""
+
+
+class InvalidPlanError(RuntimeError):
+    """Every candidate of a plan was invalid."""
+
+
+class MPC:
+    """Model predictive control of one environment, or of a batch of them.
+
+    `act` is the short form with a state of its own. `predict` takes and returns the state, as stable-baselines3's
+    recurrent policies do, so that `evaluate_policy` runs an MPC as it stands. Each plan is seeded by (seed, tick), so
+    that neither evaluation nor other controllers disturb it.
+
+    Args:
+        planner: how to plan.
+        problem: what to plan for.
+        seed: of all randomness.
+        replan_every: steps that are executed of each plan (open loop, unless the planner has feedback).
+        on_invalid: what to do where every candidate is invalid: "raise" InvalidPlanError, or "hold" the last action
+            (the planner's initial one at the start of an episode).
+
+    Raises:
+        ValueError: `replan_every` is below 1 or beyond the planner's horizon, or `on_invalid` is unknown.
+    """
+
+    def __init__(
+        self,
+        planner: Planner[Any],
+        problem: Problem,
+        *,
+        seed: int = 0,
+        replan_every: int = 1,
+        on_invalid: Literal["raise", "hold"] = "raise",
+    ) -> None:
+        horizon = getattr(planner, "horizon", None)
+        if replan_every < 1 or (horizon is not None and replan_every > horizon):
+            raise ValueError(f"replan_every: expected 1 to the planner's horizon of {horizon}, got {replan_every}")
+        if on_invalid not in ("raise", "hold"):
+            raise ValueError(f'on_invalid: expected "raise" or "hold", got {on_invalid!r}')
+        self.planner = planner
+        self.problem = problem
+        self.seed = seed
+        self.replan_every = replan_every
+        self.on_invalid = on_invalid
+        self._state: MPCState | None = None
+
+    def reset(self) -> None:
+        """Forget the plan and the warm start that `act` keeps: to be called when an episode begins."""
+        self._state = None
+
+    def act(self, obs: ArrayLike) -> NDArray[Any]:
+        """The action for an observation, [obs] -> [act] or [batch, obs] -> [batch, act]; keeps the state itself."""
+        action, self._state = self.predict(obs, self._state)
+        return action
+
+    def act_from(self, start: Any) -> Float[Tensor, "batch act"]:
+        """As `act`, from states of the dynamics [batch, ...], for models that an observation does not determine."""
+        action, self._state = self.predict_from(start, self._state)
+        return action
+
+    def predict(
+        self,
+        obs: ArrayLike,
+        state: MPCState | None = None,
+        episode_start: ArrayLike | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], MPCState]:
+        """The action for an observation and the state for the next call.
+
+        Args:
+            obs: [obs] or [batch, obs].
+            state: what the last call returned; None: nothing has been planned yet.
+            episode_start: [batch], True where an episode begins: warm start and plan are forgotten there.
+            deterministic: accepted for compatibility; planning is a function of the inputs and the seed anyway.
+
+        Returns:
+            The action, [act] or [batch, act], and the new state.
+
+        Raises:
+            InvalidPlanError: every candidate was invalid, and `on_invalid` is "raise".
+        """
+        rows = torch.as_tensor(np.asarray(obs))
+        single = rows.dim() == 1
+        start = self.problem.dynamics.reset(rows.unsqueeze(0) if single else rows)
+        action, state = self.predict_from(start, state, episode_start)
+        array = action.detach().cpu().numpy()
+        return (array[0] if single else array), state
+
+    def predict_from(
+        self, start: Any, state: MPCState | None = None, episode_start: ArrayLike | None = None
+    ) -> tuple[Float[Tensor, "batch act"], MPCState]:
+        """As `predict`, from states of the dynamics [batch, ...]."""
+        like = first_leaf(start)
+        batch, device = len(like), like.device
+        tick = 0 if state is None else int(state.tick[0])
+        generator = self._generator(tick, device)
+        if state is None:
+            fresh = torch.ones(batch, dtype=torch.bool, device=device)
+        elif episode_start is None:
+            fresh = torch.zeros(batch, dtype=torch.bool, device=device)
+        else:
+            fresh = torch.as_tensor(np.asarray(episode_start, dtype=bool), device=device).reshape(-1)
+        if len(fresh) != batch:
+            raise ValueError(f"episode_start: expected {batch} flags, one a row of obs, got {len(fresh)}")
+        if state is not None and len(state.age) != batch:
+            raise ValueError(
+                f"obs: expected {len(state.age)} rows as in the last call, got {batch}; start anew with state=None"
+            )
+
+        memory = None if state is None else state.memory
+        if memory is None or fresh.any():
+            initial = self.planner.init(self.problem, start, generator=generator)
+            memory = initial if memory is None else where_rows(fresh, initial, memory)
+        if state is None:
+            need, plan, age = fresh, None, torch.zeros(batch, dtype=torch.long, device=device)
+        else:
+            need, plan, age = fresh | (state.age >= self.replan_every), state.plan, state.age
+        if plan is None or need.any():
+            made = self.planner.plan(self.problem, start, memory, generator=generator)
+            plan = made if plan is None else where_rows(need, made, plan)
+            memory = where_rows(need, made.memory, memory)
+            age = torch.where(need, 0, age)
+        last = None if state is None else state.last_action
+        action = self._choose(plan, age, start, last, fresh)
+        memory = self.planner.advance(self.problem, memory, action, start)
+        ticks = torch.full((batch,), tick + 1, dtype=torch.long, device=device)
+        return action, MPCState(memory, plan, age + 1, action, ticks)
+
+    def _choose(self, plan: Plan, age: Tensor, start: Any, last: Tensor | None, fresh: Tensor) -> Tensor:
+        action = self.planner.action(self.problem, plan, age, start)
+        if bool(plan.valid.all()):
+            return action
+        if self.on_invalid == "raise":
+            row = int((~plan.valid).nonzero()[0, 0])
+            obs = self.problem.dynamics.observe(start)[row].tolist()
+            raise InvalidPlanError(
+                f"every candidate plan of batch element {row} met a reward or observation that is not finite. "
+                f'Observation: {obs}. Check the dynamics and the reward there, or pass on_invalid="hold"'
+            )
+        # At the start of an episode the action of an invalid plan is the planner's initial one.
+        hold = action if last is None else torch.where(fresh[:, None], action, last)
+        return torch.where(plan.valid[:, None], action, hold)
+
+    def _generator(self, tick: int, device: torch.device) -> torch.Generator:
+        seed = np.random.SeedSequence([self.seed, tick]).generate_state(1, np.uint64)[0]
+        return torch.Generator(device).manual_seed(int(seed) >> 1)
