@@ -1,1 +1,1 @@
-"""Experiments."""
+"""Run directories, checkpoints, evaluation, pictures: what stays of an experiment."""

@@ -1,0 +1,287 @@
+"""The run directory: `{env_id}__{algo}__{seed}__{time}/` with config.json and metrics.jsonl.
+
+`config.json` says what was asked for and with which versions; it carries a checksum, since a changed seed would pass
+for another experiment. `metrics.jsonl` holds one JSON object a line, appended with a single write, so that a killed
+process leaves at most one unfinished line, at the end; readers skip it and the next writer removes it.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+from mbrl.experiments.provenance import git_commit, seal, sync, unseal, versions, write_durably
+
+FORMAT = 1
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+STEP = "time/total_timesteps"
+"""The metric that is the x axis everywhere: real environment steps."""
+
+
+class Run:
+    """One training run on disk: made by `Run.create`, found again by `Run.open`.
+
+    Attributes: `path`, `env_id`, `algo`, `seed`, `config` (as it comes back from JSON: tuples are lists) and `header`
+    (everything in config.json, versions and git commit among it).
+    """
+
+    def __init__(self, path: Path, header: dict[str, Any], *, tensorboard: bool = False) -> None:
+        self.path = path
+        self.header = header
+        self.env_id: str = header["env_id"]
+        self.algo: str = header["algo"]
+        self.seed: int = header["seed"]
+        self.config: dict[str, Any] = header["config"]
+        self._mirror = _TensorBoard(path) if tensorboard else None
+
+    @classmethod
+    def create(
+        cls,
+        root: str | Path,
+        env_id: str,
+        algo: str,
+        seed: int,
+        config: Mapping[str, Any],
+        *,
+        tensorboard: bool = False,
+    ) -> Self:
+        """A new directory under `root`. Raises ValueError where `config` is not representable in JSON."""
+        header = {
+            "format": FORMAT,
+            "env_id": env_id,
+            "algo": algo,
+            "seed": seed,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "config": dict(config),
+        }
+        try:
+            text = seal(header).encode()
+        except ValueError as error:
+            raise ValueError(f"config: {error}") from None
+        path = _new_directory(Path(root), f"{_file_name(env_id)}__{_file_name(algo)}__{seed}")
+        staged = path / f".{CONFIG}"
+        write_durably(staged, text)
+        staged.rename(path / CONFIG)
+        sync(path)
+        sync(path.parent)
+        return cls(path, unseal(text), tensorboard=tensorboard)
+
+    @classmethod
+    def open(cls, path: str | Path, *, tensorboard: bool = False) -> Self:
+        """An existing directory. Raises ValueError where it is missing, damaged or of a newer version."""
+        path = Path(path)
+        file = path / CONFIG
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            raise ValueError(
+                f"run: expected a run directory with a {CONFIG}, got {str(path)!r} ({error.strerror}). Run directories "
+                f"are made by `mbrl train` and look like runs/ENV__ALGO__SEED__TIME; one without a {CONFIG} was "
+                f"killed while it started and can be deleted."
+            ) from None
+        try:
+            header = unseal(text)
+        except ValueError as error:
+            raise ValueError(
+                f"run: {file} is damaged ({error}). Restore it from a copy; the metrics beside it can still be read, "
+                f"but a run cannot go on with settings that are not known."
+            ) from None
+        if header["format"] > FORMAT:
+            raise ValueError(
+                f"run: {file} has format {header['format']}, written by mbrl-planners "
+                f"{header.get('versions', {}).get('mbrl-planners', '?')}; this version reads formats up to {FORMAT}. "
+                f"Upgrade: pip install --upgrade mbrl-planners"
+            )
+        return cls(path, header, tensorboard=tensorboard)
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def offset(self) -> int:
+        """Bytes of complete lines in metrics.jsonl: what a checkpoint keeps and `truncate` goes back to."""
+        return _end(self.metrics_path)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of those bytes."""
+        return sha256(_complete(self.metrics_path)).hexdigest()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Append one line; a non-finite number is written as null (JSON has none). Raises OSError on a full disk."""
+        line = json.dumps({key: _plain(value, key) for key, value in row.items()}, allow_nan=False) + "\n"
+        end = self.offset
+        try:
+            with self.metrics_path.open("ab", buffering=0) as file:
+                if file.tell() != end:  # the unfinished line of a killed writer
+                    file.truncate(end)
+                _write_all(file.fileno(), line.encode(), end)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"could not write to {self.metrics_path}: {error.strerror}. What was logged before is intact; free "
+                f"some space and continue with: mbrl resume {self.path}",
+            ) from error
+        if self._mirror is not None:
+            self._mirror.add(row)
+
+    def truncate(self, offset: int, digest: str | None = None) -> None:
+        """Cut metrics.jsonl back to `offset` bytes, as a resumed run does with what its checkpoint had seen.
+
+        Raises ValueError where fewer bytes are there, or where they do not have the SHA-256 `digest`.
+        """
+        data = _complete(self.metrics_path)
+        if offset > len(data) or offset < 0:
+            raise ValueError(
+                f"offset: expected at most the {len(data)} bytes of {self.metrics_path}, got {offset}: the metrics "
+                f"are older than the checkpoint. Restore the file from a copy."
+            )
+        if offset and data[offset - 1 : offset] != b"\n":
+            raise ValueError(f"offset: expected the end of a line of {self.metrics_path}, got {offset}")
+        if digest is not None and sha256(data[:offset]).hexdigest() != digest:
+            raise ValueError(
+                f"{self.metrics_path} is damaged: its first {offset} bytes are not those that were there when the "
+                f"checkpoint was saved. Restore the file from a copy."
+            )
+        if self.metrics_path.exists():
+            os.truncate(self.metrics_path, offset)
+            sync(self.metrics_path)
+        if self._mirror is not None:
+            self._mirror.restart(self.metrics())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All complete lines, oldest first."""
+        return read_metrics(self.path)
+
+    def close(self) -> None:
+        """Close what is open: only the TensorBoard mirror is."""
+        if self._mirror is not None:
+            self._mirror.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a run directory's metrics.jsonl; none where there is no such file yet.
+
+    A last line without its end is being written, or was cut off by a kill, and is left out. Raises ValueError that
+    names the line where a complete one is not a JSON object.
+    """
+    file = Path(path) / METRICS
+    rows = []
+    for number, line in enumerate(_complete(file).splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, line {number}: expected a JSON object, got {line[:80]!r}: the file is damaged")
+        rows.append(row)
+    return rows
+
+
+def _complete(file: Path) -> bytes:
+    """The bytes up to the last end of a line."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return b""
+    return data[: data.rfind(b"\n") + 1]
+
+
+def _end(file: Path) -> int:
+    """The length of `_complete`, from the last bytes alone: it is asked for before every line."""
+    try:
+        with file.open("rb") as opened:
+            end = opened.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 4096)
+                opened.seek(start)
+                last = opened.read(end - start).rfind(b"\n")
+                if last >= 0:
+                    return start + last + 1
+                end = start
+    except FileNotFoundError:
+        pass
+    return 0
+
+
+def _write_all(descriptor: int, data: bytes, end: int) -> None:
+    """One write, which a nearly full disk may cut short: then nothing of it stays."""
+    try:
+        written = os.write(descriptor, data)
+        if written < len(data):
+            os.write(descriptor, data[written:])  # raises, and says why
+    except OSError:
+        os.ftruncate(descriptor, end)
+        raise
+
+
+def _plain(value: Any, key: str) -> Any:
+    """A number or string that JSON can hold, out of a Python, numpy or torch scalar."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, key) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise ValueError(f"row[{key!r}]: expected a number, a string or a list of them, got {type(value).__name__}")
+
+
+def _file_name(text: str) -> str:
+    return "".join(character if character.isalnum() or character in "-_." else "-" for character in text)
+
+
+def _new_directory(root: Path, stem: str) -> Path:
+    """Two runs of one second get different names: the directory is made by whoever comes first."""
+    root.mkdir(parents=True, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1, 1000):
+        path = root / (f"{stem}__{stamp}" if attempt == 1 else f"{stem}__{stamp}-{attempt}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ValueError(f"root: expected room for a new run directory in {root}, but {path.name} and all before it exist")
+
+
+class _TensorBoard:
+    """The numbers of metrics.jsonl once more as TensorBoard events; the file stays the truth."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError(
+                'tensorboard: expected the optional extra to be installed; pip install "mbrl-planners[tensorboard]"'
+            ) from None
+        self._open, self._path = SummaryWriter, path / "tensorboard"
+        self._writer: Any = None
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = self._open(str(self._path))
+        step = int(row.get(STEP, 0))
+        for key, value in row.items():
+            if isinstance(value, (int, float)) and key != STEP:
+                self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+
+    def restart(self, rows: list[dict[str, Any]]) -> None:
+        """Hide the events after the last row that was kept."""
+        self.close()
+        last = max((int(row.get(STEP, 0)) for row in rows), default=0)
+        self._writer = self._open(str(self._path), purge_step=last + 1)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
