@@ -1,6 +1,6 @@
 """Operations on states: a tensor, or a NamedTuple (of NamedTuples ...) of tensors, whose leading axis is rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -40,3 +40,21 @@ def first_leaf(tree: object) -> Tensor:
     if not isinstance(tree, Tensor):
         raise TypeError(f"a state must be a tensor or a NamedTuple of tensors, got {type(tree).__name__}")
     return tree
+
+
+def leaves(tree: object) -> list[Tensor]:
+    """The tensors of a state, depth first: what a checkpoint stores."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, tuple):
+        return [leaf for child in tree for leaf in leaves(child)]
+    raise TypeError(f"a state must be a tensor or a NamedTuple of tensors, got {type(tree).__name__}")
+
+
+def with_leaves(tree: Tree, tensors: Iterable[Tensor]) -> Tree:
+    """A state of the structure of `tree` that holds `tensors`: the inverse of `leaves`."""
+    remaining = iter(tensors)
+    filled = map_rows(lambda _: next(remaining), tree)
+    if next(remaining, None) is not None:
+        raise ValueError(f"tensors: expected {len(leaves(tree))}, one for each leaf of the state, got more")
+    return filled

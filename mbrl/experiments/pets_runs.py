@@ -1,0 +1,106 @@
+"""PETS in run directories: start, go on, distil, and load what was learned."""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium as gym
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.data.collect import Episode
+from mbrl.envs.make import make_env
+from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.episode import Policy
+from mbrl.experiments.evaluate import evaluate
+from mbrl.experiments.recorder import RunRecorder
+from mbrl.experiments.run import STEP, Run
+from mbrl.learners.behavior_cloning import BehaviorCloning
+from mbrl.pipelines.pets import PETSAgent, PETSResult, part, train_pets
+from mbrl.pipelines.pets_config import PETSConfig
+from mbrl.seeding import derive
+from mbrl.types import TransitionBatch
+from planners import MPC
+
+DISTILLED = "distilled"
+"""Folder of the distilled policy in a run directory."""
+
+
+def create_pets_run(
+    root: str | Path, env_id: str, config: PETSConfig, *, seed: int, distill: bool = False, tensorboard: bool = False
+) -> Run:
+    """A new run directory for PETS on `env_id`. Raises ValueError where the environment is not supported."""
+    make_env(env_id).close()  # a run directory is made only for what can run
+    settings = {"pets": asdict(config), "distill": distill}
+    return Run.create(root, env_id, "pets", seed, settings, tensorboard=tensorboard)
+
+
+def pets_config(run: Run) -> PETSConfig:
+    """The settings of a run. Raises ValueError where the run is another algorithm's."""
+    if "pets" not in run.config:
+        raise ValueError(f"run: expected a run of pets, got one of {run.algo}: {run.path}")
+    stored: dict[str, Any] = run.config["pets"]
+    known = {f.name for f in fields(PETSConfig)}
+    if unknown := sorted(set(stored) - known):
+        raise ValueError(f"run: {run.path} has settings that this version does not know: {', '.join(unknown)}")
+    return PETSConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+
+
+def train_pets_run(
+    run: Run, *, stop: Callable[[Episode, ReplayBuffer], bool] | None = None, progress: bool = True
+) -> PETSResult:
+    """Train a run from its newest checkpoint, or from the start where it has none, to its end."""
+    config = pets_config(run)
+    env, eval_env = _training_env(run.env_id, config.num_envs), make_env(run.env_id)
+
+    def evaluate_now(policy: MPC, steps: int) -> dict[str, float]:
+        seed = derive(run.seed, "evaluate", steps)
+        return evaluate(policy, eval_env, episodes=config.eval_episodes, seed=seed).metrics()
+
+    with RunRecorder(run, total_timesteps=config.total_timesteps, progress=progress) as recorder:
+        result = train_pets(env, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop)
+        if run.config["distill"]:
+            cloned = distill(result, eval_env, run.seed)
+            cloned.save(run.path / DISTILLED)
+            score = evaluate(cloned, eval_env, episodes=config.eval_episodes, seed=derive(run.seed, DISTILLED))
+            recorder.log({STEP: result.steps, "eval/distilled_mean_reward": score.mean})
+    env.close()
+    eval_env.close()
+    return result
+
+
+def distill(result: PETSResult, env: gym.Env, seed: int) -> BehaviorCloning:
+    """A policy without planning, fitted to the actions that MPC took during training.
+
+    Raises:
+        ValueError: MPC has not acted yet.
+    """
+    rows = result.buffer.all()
+    planned = TransitionBatch(*(x[result.random_rows :] for x in rows))
+    if len(planned.obs) == 0:
+        raise ValueError("total_timesteps: expected more than initial_steps, for there is no planned action to clone")
+    policy = BehaviorCloning(env.observation_space, env.action_space, seed=derive(seed, DISTILLED) % 2**31)
+    return policy.learn(planned, updates=3_000)
+
+
+def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] = "mpc") -> Policy:
+    """What a run has learned: MPC through its newest checkpoint's ensemble, or its distilled policy.
+
+    Raises:
+        ValueError: there is no such thing in the run directory, or it is damaged.
+    """
+    if policy == DISTILLED:
+        if not (run.path / DISTILLED).exists():
+            raise ValueError(f"policy: {run.path} has no distilled policy; train with --distill, or use --policy mpc")
+        return BehaviorCloning.load(run.path / DISTILLED)
+    tensors, meta = load_checkpoint(run.path)
+    agent = PETSAgent(env, pets_config(run), run.seed)
+    agent.ensemble.load_state_dict(part(tensors, "ensemble"))
+    return agent.evaluation_policy(meta["counters"]["steps"])
+
+
+def _training_env(env_id: str, num_envs: int) -> gym.Env | gym.vector.VectorEnv:
+    if num_envs == 1:
+        return make_env(env_id)
+    mode = gym.vector.AutoresetMode.DISABLED  # the collector resets what has ended
+    return gym.vector.SyncVectorEnv([lambda: make_env(env_id)] * num_envs, autoreset_mode=mode)

@@ -1,0 +1,51 @@
+"""A pipeline's recorder that writes a run directory and shows progress."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from mbrl.experiments.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mbrl.experiments.progress import Progress
+from mbrl.experiments.run import Run
+
+
+class RunRecorder:
+    """Records into a run directory; a run that exists already is cut back to its newest checkpoint and goes on.
+
+    Use it as a context manager: it closes the progress bar and the run.
+    """
+
+    def __init__(self, run: Run, *, total_timesteps: int, progress: bool = True) -> None:
+        self.run = run
+        self._progress = Progress(total_timesteps) if progress else None
+
+    def log(self, row: Mapping[str, float]) -> None:
+        self.run.log(row)
+        if self._progress is not None:
+            self._progress.show(row)
+
+    def advance(self, steps: int) -> None:
+        if self._progress is not None:
+            self._progress.advance(steps)
+
+    def save(self, steps: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        position = {"offset": self.run.offset, "digest": self.run.digest}
+        save_checkpoint(self.run.path, tensors, {**meta, "metrics": position}, step=steps)
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The newest checkpoint, with the metrics cut back to it; None where there is none yet: from the start."""
+        if not checkpoints(self.run.path):
+            self.run.truncate(0)
+            return None
+        tensors, meta = load_checkpoint(self.run.path)
+        self.run.truncate(**meta["metrics"])
+        return tensors, meta
+
+    def __enter__(self) -> "RunRecorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.close()
+        self.run.close()
