@@ -19,8 +19,8 @@ import numpy as np
 
 from mbrl.experiments.episode import Policy, play
 
-INSTALL = "sudo apt-get install libegl1 libgl1"
-"""What gives a headless Debian or Ubuntu machine a back end that works."""
+INSTALL = "apt-get install libegl1 libgl1"
+"""What, as root, gives a headless Debian or Ubuntu machine a back end that works."""
 
 _SCENE = '<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>'
 _TRIAL = f"""
@@ -37,17 +37,19 @@ assert renderer.render().max() > 0
 def choose_backend() -> str | None:
     """Set MUJOCO_GL to a back end that renders, and return its name; None where there is none.
 
-    A value that works is left alone. Where nothing works, MUJOCO_GL becomes "disable", with which mujoco can be
-    imported and all but pictures goes on. Call it before mujoco is imported.
+    Where nothing works, MUJOCO_GL becomes "disable", with which mujoco can be imported and all but pictures goes on.
+    Call it before mujoco is imported.
     """
+    name = find_backend()
+    os.environ["MUJOCO_GL"] = name or "disable"
+    return name
+
+
+def find_backend() -> str | None:
+    """The first back end that renders: the one that MUJOCO_GL names, a screen's, egl, osmesa."""
     given = os.environ.get("MUJOCO_GL", "").strip().lower()
     candidates = ([given] if given else []) + (["glfw"] if _has_screen() else []) + ["egl", "osmesa"]
-    for name in dict.fromkeys(candidates):
-        if name not in _OFF and trial(name) is None:
-            os.environ["MUJOCO_GL"] = name
-            return name
-    os.environ["MUJOCO_GL"] = "disable"
-    return None
+    return next((name for name in candidates if name not in _OFF and trial(name) is None), None)
 
 
 _OFF = {"0", "disable", "disabled", "off", "false"}
