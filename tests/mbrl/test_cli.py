@@ -1,0 +1,73 @@
+"""The command line: what a user types, what comes out, and what bad input gets."""
+
+from pathlib import Path
+
+import pytest
+
+from mbrl.cli import main
+
+TINY = (
+    "--env-id InvertedPendulum-v5 --total-timesteps 60 --initial-steps 30 --fit-every 30 --fit-steps 10 --hidden 8 8 "
+    "--horizon 4 --population 10 --elites 4 --iterations 1 --eval-every 0"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    assert main(["train", "pets", *TINY, "--root", str(root), "--distill"]) == 0
+    (path,) = root.iterdir()
+    return path
+
+
+def test_a_run_is_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--episodes", "2"]) == 0
+    assert "over 2 episodes" in capsys.readouterr().out
+
+
+def test_the_distilled_policy_is_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--episodes", "1", "--policy", "distilled"]) == 0
+    assert "episode 1: return" in capsys.readouterr().out
+
+
+def test_a_run_is_plotted(run: Path, tmp_path: Path) -> None:
+    assert main(["plot", str(run), "--out", str(tmp_path / "curve.png")]) == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_resumes_to_itself(run: Path) -> None:
+    before = (run / "metrics.jsonl").read_text().splitlines()[:-1]
+    assert main(["resume", str(run)]) == 0
+    assert (run / "metrics.jsonl").read_text().splitlines()[:-1] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "pets", "--env-id", "NoSuchTask-v0"], "NoSuchTask-v0"),
+        (["train", "pets", "--env-id", "CartPole-v1"], "action"),
+        (["train", "pets", *TINY, "--elites", "11"], "elites"),
+        (["train", "pets", *TINY, "--horizon", "0"], "horizon"),
+        (["train", "pets", *TINY, "--threads", "0"], "threads"),
+        (["evaluate", "no/such/run"], "no/such/run"),
+        (["resume", "no/such/run"], "no/such/run"),
+        (["plot", "no/such/run"], "no/such/run"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    if arguments[0] == "train":
+        arguments = [*arguments, "--root", str(tmp_path)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "pets", "--env-id", "InvertedPendulum-v5", "--help"])
+    text = capsys.readouterr().out
+    assert "Real environment steps between" in text or "Real steps between fits" in text
+    assert "(default: 15)" in text  # the preset's horizon

@@ -1,0 +1,171 @@
+"""PETS on real environments with tiny budgets."""
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from mbrl.envs.make import make_env
+from mbrl.pipelines.pets import train_pets
+from mbrl.pipelines.pets_config import PETSConfig, preset
+
+TINY = PETSConfig(
+    total_timesteps=60,
+    initial_steps=30,
+    fit_every=15,
+    hidden=(16, 16),
+    batch_size=32,
+    fit_steps=20,
+    horizon=5,
+    population=10,
+    elites=4,
+    iterations=2,
+    particles=5,
+)
+
+
+class Rows:
+    """A recorder that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.saved: list[int] = []
+
+    def log(self, row: Any) -> None:
+        self.rows.append(dict(row))
+
+    def advance(self, steps: int) -> None:
+        pass
+
+    def save(self, steps: int, tensors: Any, meta: Any) -> None:
+        self.saved.append(steps)
+
+    def load(self) -> None:
+        return None
+
+    def values(self, key: str) -> list[float]:
+        return [row[key] for row in self.rows if key in row]
+
+
+def test_rounds_alternate_between_fitting_and_acting() -> None:
+    rows = Rows()
+    result = train_pets(make_env("InvertedPendulum-v5"), TINY, seed=0, recorder=rows)
+    assert len(result.buffer) == result.steps == 60
+    assert result.random_rows == 30
+    fits = [row["time/total_timesteps"] for row in rows.rows if "model/train_loss" in row]
+    assert fits == [30, 45]
+    assert rows.values("train/gradient_steps")[-1] == 40
+    # A plan is (iterations x population + 1) sequences of 5 steps with 5 particles.
+    assert rows.values("plan/model_steps")[-1] <= 30 * (2 * 10 + 1) * 5 * 5
+    assert rows.saved[-1] == 60
+    assert "model/rmse_1" in rows.rows[[i for i, r in enumerate(rows.rows) if "model/train_loss" in r][1]]
+
+
+def test_one_round_fits_once() -> None:
+    rows = Rows()
+    train_pets(make_env("InvertedPendulum-v5"), replace(TINY, fit_every=1000), seed=0, recorder=rows)
+    assert len(rows.values("model/train_loss")) == 1
+
+
+def test_the_seed_decides_everything() -> None:
+    def actions(seed: int) -> torch.Tensor:
+        return train_pets(make_env("InvertedPendulum-v5"), TINY, seed=seed).buffer.all().action
+
+    assert torch.equal(actions(1), actions(1))
+    assert not torch.equal(actions(1), actions(2))
+
+
+def test_replanning_less_often_executes_open_loop() -> None:
+    rows_every, rows_third = Rows(), Rows()
+    env = make_env("mbrl/CartPoleSwingUp-v0")
+    config = replace(TINY, total_timesteps=240, initial_steps=200, fit_every=200)
+    train_pets(env, config, seed=0, recorder=rows_every, evaluate=lambda policy, steps: {})
+    result = train_pets(env, replace(config, replan_every=4), seed=0, recorder=rows_third)
+    assert result.policy.replan_every == 4
+    assert len(result.buffer) == 240
+
+
+def test_several_environments_are_stepped_together() -> None:
+    env = gym.vector.SyncVectorEnv(
+        [lambda: make_env("InvertedPendulum-v5")] * 3, autoreset_mode=gym.vector.AutoresetMode.DISABLED
+    )
+    result = train_pets(env, replace(TINY, num_envs=3), seed=0)
+    assert result.steps == 60
+    assert len(result.buffer) == 60
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"planner": "random_shooting"},
+        {"propagation": "ts1"},
+        {"propagation": "expectation"},
+        {"deterministic": True, "particles": 1, "members": 1},
+        {"risk": "cvar"},
+        {"fit_steps": None, "max_epochs": 3},
+        {"objective": True},
+    ],
+    ids=str,
+)
+def test_variants_run(change: dict[str, Any]) -> None:
+    result = train_pets(make_env("InvertedPendulum-v5"), replace(TINY, **change), seed=0)
+    assert result.steps == 60
+
+
+def test_a_reward_is_learned_where_none_is_known() -> None:
+    env = gym.make("Pendulum-v1")
+    result = train_pets(env, replace(TINY, total_timesteps=40), seed=0)
+    assert result.ensemble.learned_reward
+
+
+class Broken(gym.Wrapper):  # type: ignore[type-arg]
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, float(reward) + 0.1, terminated, truncated, info
+
+
+def test_a_reward_function_that_disagrees_stops_the_run() -> None:
+    env = Broken(make_env("mbrl/CartPoleSwingUp-v0"))
+    with pytest.raises(ValueError, match="reward"):
+        train_pets(env, TINY, seed=0)
+
+
+def test_an_objective_must_exist() -> None:
+    with pytest.raises(ValueError, match="objective"):
+        train_pets(make_env("HalfCheetah-v5"), replace(TINY, objective=True), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"total_timesteps": 0}, "total_timesteps"), ({"eval_every": -1}, "eval_every"), ({"fit_steps": 0}, "fit_steps")],
+)
+def test_a_setting_out_of_range_is_named(change: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(TINY, **change)
+
+
+@pytest.mark.parametrize(("change", "name"), [({"horizon": 0}, "horizon"), ({"elites": 11}, "elites")])
+def test_a_planner_setting_out_of_range_is_named(change: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        train_pets(make_env("InvertedPendulum-v5"), replace(TINY, **change), seed=0)
+
+
+def test_presets_fit_their_tasks() -> None:
+    for env_id in ("mbrl/CartPoleSwingUp-v0", "InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5", "Hopper-v5"):
+        small = replace(
+            preset(env_id),
+            total_timesteps=32,
+            initial_steps=30,
+            fit_every=100,
+            fit_steps=2,
+            population=10,
+            elites=4,
+            iterations=1,
+            particles=5,
+            eval_every=0,
+        )
+        result = train_pets(make_env(env_id), small, seed=0)
+        assert np.isfinite(result.buffer.all().reward.numpy()).all()

@@ -1,0 +1,37 @@
+"""The README's snippets are the files in examples/, and those run as they stand."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def _code(path: Path) -> str:
+    return path.read_text().split('"""\n\n', 1)[1]
+
+
+def test_the_readme_shows_the_examples_as_they_stand() -> None:
+    assert len(SNIPPETS) == 3
+    assert {_code(path) for path in EXAMPLES} >= set(SNIPPETS)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "least"),
+    [
+        ("custom_dynamics", r"predicted return (-[\d.]+)", -12.0),
+        ("learned_model", r"stayed up for (\d+) steps", 50),
+        ("simulator_model", r"return ([\d.]+) in 50 steps", 20.0),
+    ],
+)
+def test_an_example_does_what_it_says(
+    name: str, pattern: str, least: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    found = re.search(pattern, capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) >= least
