@@ -29,8 +29,14 @@ DISTILLED = "distilled"
 def create_pets_run(
     root: str | Path, env_id: str, config: PETSConfig, *, seed: int, distill: bool = False, tensorboard: bool = False
 ) -> Run:
-    """A new run directory for PETS on `env_id`. Raises ValueError where the environment is not supported."""
-    make_env(env_id).close()  # a run directory is made only for what can run
+    """A new run directory for PETS on `env_id`.
+
+    Raises:
+        ValueError: the environment is not supported, or a setting is out of range: then there is no directory either.
+    """
+    env = make_env(env_id)
+    PETSAgent(env, config, seed)
+    env.close()
     settings = {"pets": asdict(config), "distill": distill}
     return Run.create(root, env_id, "pets", seed, settings, tensorboard=tensorboard)
 
