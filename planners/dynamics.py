@@ -132,9 +132,9 @@ class FunctionDynamics:
         else:
             terminated = self.termination(state, action, next_state)
         if not self._checked:
-            _check_result("transition", next_state, state.shape, state.dtype)
-            _check_result("reward", reward, state.shape[:1], state.dtype)
-            _check_result("termination", terminated, state.shape[:1], torch.bool)
+            check_result("transition", next_state, state.shape, state.dtype)
+            check_result("reward", reward, state.shape[:1], state.dtype)
+            check_result("termination", terminated, state.shape[:1], torch.bool)
             self._checked = True
         return next_state, Step(next_state, reward, terminated)
 
@@ -175,7 +175,7 @@ def expand_autodiff(dynamics: Smooth[State], state: State, action: Tensor) -> Ex
     return Expansion(jacobian[..., :size], jacobian[..., size:], gradient(z), hessian)
 
 
-def _check_result(name: str, value: object, shape: torch.Size, dtype: torch.dtype) -> None:
+def check_result(name: str, value: object, shape: torch.Size, dtype: torch.dtype) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{name}: expected a tensor of shape {list(shape)}, got {type(value).__name__}")
     if value.shape != shape:

@@ -1,0 +1,216 @@
+"""A learned ensemble as `Dynamics`: trajectory sampling, rewards and ends.
+
+Source: Chua et al. (2018), https://arxiv.org/abs/1805.12114, section 5 (TS1, TS-infinity, expectation).
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from mbrl.models.folded import Folded
+from mbrl.models.gaussian_ensemble import GaussianEnsemble, Prediction
+from mbrl.models.grouping import Grouping, group_rows
+from mbrl.models.network import ACTIVATIONS, ACTIVATIONS_IN_PLACE
+from planners.dynamics import Expansion, Reward, Step, Termination, check_result, expand_autodiff
+from planners.rows import map_rows
+
+Propagation = Literal["ts_inf", "ts1", "expectation"]
+Penalty = Callable[[Prediction], Tensor]
+
+
+class EnsembleState(NamedTuple):
+    """State of the learned model, rows leading."""
+
+    obs: Float[Tensor, "rows obs"]
+    member: Int[Tensor, "rows"]
+    """The member that predicts this row; under TS1 the one that predicted its last step."""
+    particle: Int[Tensor, "rows"]
+    """Rows of the same particle meet the same noise, whatever their plan, and the same member."""
+
+
+class EnsembleDynamics:
+    """Plans see the ensemble through this.
+
+    Row i is particle `i % particles`. Under "ts_inf" a particle keeps its member for the whole plan, under "ts1" the
+    members are dealt anew to the particles at every step; either way noise of the member's own standard deviation is
+    added. Under "expectation", and wherever no generator is given, the transition is the mean of the elites' means.
+
+    Args:
+        ensemble: may be fitted further: what is derived from its parameters follows.
+        propagation: "ts_inf", "ts1" or "expectation".
+        reward: `reward(obs, action, next_obs)` -> [rows]; None: the one that the ensemble has learned.
+        termination: `termination(obs, action, next_obs)` -> bool [rows]; None: episodes never terminate.
+        penalty: `penalty(prediction)` -> [rows], subtracted from the reward (all members' predictions of the rows).
+
+    Raises:
+        ValueError: there is no reward, an option is unknown, or a function returned the wrong shape or type.
+    """
+
+    def __init__(
+        self,
+        ensemble: GaussianEnsemble,
+        *,
+        propagation: Propagation = "ts_inf",
+        reward: Reward | None = None,
+        termination: Termination | None = None,
+        penalty: Penalty | None = None,
+    ) -> None:
+        if propagation not in ("ts_inf", "ts1", "expectation"):
+            raise ValueError(f'propagation: expected "ts_inf", "ts1" or "expectation", got {propagation!r}')
+        if reward is None and not ensemble.learned_reward:
+            raise ValueError(
+                "reward: expected a function, for the ensemble has not learned one, got None; "
+                "pass reward(obs, action, next_obs), or build the ensemble with learned_reward=True"
+            )
+        self.ensemble = ensemble
+        self.propagation = propagation
+        self.reward = reward
+        self.termination = termination
+        self.penalty = penalty
+        self._checked = False
+        self._elite_version = -1
+        self._grouped: tuple[Tensor, Tensor, tuple[int, int, int], Grouping] | None = None
+
+    def reset(self, obs: Float[Tensor, "rows obs"]) -> EnsembleState:
+        """States in the ensemble's dtype and on its device; row i is particle i until `assign` says otherwise."""
+        if obs.dim() != 2 or obs.shape[1] != self.ensemble.obs_dim:
+            raise ValueError(f"obs: expected shape [rows, {self.ensemble.obs_dim}], got {list(obs.shape)}")
+        obs = obs.to(self.ensemble.device, self.ensemble.dtype)
+        particle = torch.arange(len(obs), device=obs.device)
+        return EnsembleState(obs, self._deal(particle), particle)
+
+    def observe(self, state: EnsembleState) -> Float[Tensor, "rows obs"]:
+        """The observation that the state holds."""
+        return state.obs
+
+    def assign(self, state: EnsembleState, particles: int, *, generator: Generator) -> EnsembleState:
+        """Row i becomes particle `i % particles`, with member `elites[particle % number of elites]`."""
+        particle = torch.arange(len(state.obs), device=state.obs.device) % particles
+        return EnsembleState(state.obs, self._deal(particle), particle)
+
+    def step(
+        self, state: EnsembleState, action: Float[Tensor, "rows act"], *, generator: Generator | None = None
+    ) -> tuple[EnsembleState, Step]:
+        """Advance every row; without a generator by the elites' mean, which is differentiable."""
+        action = action.to(state.obs)
+        if generator is None or self.propagation == "expectation":
+            change = self._mean(state.obs, action)
+        else:
+            with torch.no_grad():
+                if self.propagation == "ts1":
+                    state = self._redraw(state, generator)
+                change = self._sample(state, action, generator)
+        next_obs = state.obs + change[:, : self.ensemble.obs_dim]
+        reward = change[:, -1] if self.reward is None else self.reward(state.obs, action, next_obs)
+        if self.termination is None:
+            terminated = torch.zeros(len(action), dtype=torch.bool, device=action.device)
+        else:
+            terminated = self.termination(state.obs, action, next_obs)
+        penalty = None if self.penalty is None else self.penalty(self.ensemble.predict(state.obs, action))
+        if not self._checked:
+            check_result("reward", reward, state.obs.shape[:1], state.obs.dtype)
+            check_result("termination", terminated, state.obs.shape[:1], torch.bool)
+            if penalty is not None:
+                check_result("penalty", penalty, state.obs.shape[:1], state.obs.dtype)
+            self._checked = True
+        if penalty is not None:
+            reward = reward - penalty
+        return state._replace(obs=next_obs), Step(next_obs, reward, terminated)
+
+    @torch.no_grad()
+    def uncertainty(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Float[Tensor, "rows"]:
+        """How far the elites disagree: root mean square over outputs of the standard deviation of their means, in units
+        of the standard deviation of the targets in the data. 0 for a single member."""
+        mean = self._means(state.obs, action.to(state.obs))
+        return (mean.std(0, correction=0) / self.ensemble.targets.std).square().mean(-1).sqrt()
+
+    def difference(self, state: EnsembleState, reference: EnsembleState) -> Float[Tensor, "rows obs"]:
+        """The difference of the observations."""
+        return state.obs - reference.obs
+
+    def retract(self, reference: EnsembleState, dx: Float[Tensor, "rows obs"]) -> EnsembleState:
+        """The reference with its observation moved by `dx`."""
+        return reference._replace(obs=reference.obs + dx)
+
+    def expand(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Expansion:
+        """Derivatives of the mean transition and of the reward, by automatic differentiation."""
+        return expand_autodiff(self, state, action.to(state.obs))
+
+    def _deal(self, particle: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
+        elites = self.ensemble.elites
+        return elites[particle % len(elites)]
+
+    def _redraw(self, state: EnsembleState, generator: Generator) -> EnsembleState:
+        # A shuffled deal, as in PETS: members get equally many particles. Draws depend on the number of rows alone.
+        draws = torch.rand(len(state.obs), generator=generator, device=state.obs.device)
+        particles = int(state.particle.max()) + 1
+        place = draws[:particles].argsort() if particles <= len(draws) else draws.argsort()
+        return state._replace(member=self._deal(place[state.particle % len(place)]))
+
+    def _sample(self, state: EnsembleState, action: Tensor, generator: Generator) -> Tensor:
+        """A draw of every row's member's prediction: [rows, out]."""
+        rows, out_dim = len(action), self.ensemble.out_dim
+        # A draw for each row, though only as many as there are particles are used: other rows don't move the stream.
+        noise = torch.randn(rows, out_dim, generator=generator, device=action.device, dtype=action.dtype)
+        group, folded = self._group(state), self._elite_weights()
+        x = torch.cat([state.obs, action], -1).index_select(0, group.row_of_place).view(*group.shape, -1)
+        activate = ACTIVATIONS_IN_PLACE[self.ensemble.activation]
+        *hidden, (weight, bias) = zip(folded.weights, folded.biases, strict=True)
+        for w, b in hidden:
+            x = activate(torch.baddbmm(b, x, w))
+        out = torch.baddbmm(bias, x, weight)
+        if not self.ensemble.deterministic:
+            # The variance in closed form: see Folded.
+            variance = out[..., out_dim:].exp_().add_(folded.inverse_ceiling).reciprocal_().add_(folded.floor)
+            scaled = variance.sqrt_().mul_(noise.index_select(0, group.noise_of_place).view(*group.shape, -1))
+            out = out[..., :out_dim].add_(scaled)
+        return out.reshape(-1, out_dim).index_select(0, group.place_of_row)
+
+    def _mean(self, obs: Tensor, action: Tensor) -> Tensor:
+        return self._means(obs, action).mean(0)
+
+    def _means(self, obs: Tensor, action: Tensor) -> Float[Tensor, "elites rows out"]:
+        """Every elite's mean of every row. Differentiable."""
+        folded, out_dim = self._elite_weights(), self.ensemble.out_dim
+        x = torch.cat([obs, action], -1)
+        x = x.expand(len(folded.floor), *x.shape)
+        activation = ACTIVATIONS[self.ensemble.activation]
+        *hidden, (weight, bias) = zip(folded.weights, folded.biases, strict=True)
+        for w, b in hidden:
+            x = activation(torch.baddbmm(b, x, w))
+        return torch.baddbmm(bias[..., :out_dim], x, weight[..., :out_dim])
+
+    def _elite_weights(self) -> Folded:
+        """The elites' folded parameters, in order of members; made once after each change of the ensemble."""
+        if self._elite_version != self.ensemble.version:
+            elites = self.ensemble.elites.sort().values
+            folded = self.ensemble.folded()
+            everyone = len(elites) == self.ensemble.members
+            self._elites = folded if everyone else map_rows(lambda p: p[elites], folded)
+            slots = torch.full((self.ensemble.members,), -1, device=elites.device)
+            self._slots = slots.index_copy(0, elites, torch.arange(len(elites), device=elites.device))
+            self._elite_version = self.ensemble.version
+        return self._elites
+
+    def _group(self, state: EnsembleState) -> Grouping:
+        """Rows by member. States share their member tensor along a plan, so that this is done once a plan."""
+        folded = self._elite_weights()
+        key = (self._elite_version, _changes(state.member), _changes(state.particle))
+        if self._grouped is not None:
+            member, particle, known, grouping = self._grouped
+            if member is state.member and particle is state.particle and known == key:
+                return grouping
+        slot = self._slots[state.member]
+        if bool((slot < 0).any()):
+            raise ValueError("state: expected members among the elites, got others; call assign again after a fit")
+        grouping = group_rows(slot, state.particle, len(folded.floor))
+        self._grouped = (state.member, state.particle, key, grouping)
+        return grouping
+
+
+def _changes(tensor: Tensor) -> int:
+    """How often a tensor was written into, which tensors made in inference mode don't tell."""
+    return 0 if tensor.is_inference() else tensor._version

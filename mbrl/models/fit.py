@@ -1,0 +1,287 @@
+"""Training of an ensemble: every member minimises its own Gaussian negative log-likelihood on its own bootstrap sample,
+
+    mean over rows and outputs of (target - mean)^2 / var + log var,
+    plus 1/2 sum of decay_l ||W_l||^2, plus 0.01 (sum of upper log-variance bounds - sum of lower ones).
+
+Members never meet: losses are summed over them and no term has two members in it. Source: Chua et al. (2018), appendix
+A, https://arxiv.org/abs/1805.12114; early stopping and elites: Janner et al. (2019), https://arxiv.org/abs/1906.08253.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.models.network import ACTIVATIONS, Parameters, Scale, forward
+from mbrl.models.trainer import Trainer
+from mbrl.seeding import generator
+from mbrl.types import TransitionBatch
+from planners.rows import leaves, map_rows
+
+if TYPE_CHECKING:
+    from mbrl.data.buffer import ReplayBuffer
+
+IMPROVEMENT = 0.01
+"""A member has improved where its holdout error fell by more than this share."""
+MAX_EPOCHS = 1000
+"""Where early stopping decides, an end that it is not meant to reach."""
+
+
+class FitReport(NamedTuple):
+    """What a fit did."""
+
+    steps: int
+    """Gradient steps, of the member that trained longest."""
+    epochs: int
+    """Passes over the data begun."""
+    train_loss: Float[Tensor, "members"]
+    """Mean loss over each member's last pass, without the penalties."""
+    holdout_mse: Float[Tensor, "members"]
+    """Squared error of the scaled targets on the holdout, of the weights that are kept; NaN without a holdout."""
+    elites: Int[Tensor, "elites"]
+    """The members to predict with, the best first where there was a holdout."""
+
+
+class Rows(NamedTuple):
+    """Scaled training data."""
+
+    x: Float[Tensor, "rows in"]
+    y: Float[Tensor, "rows out"]
+
+
+def fit(
+    ensemble: GaussianEnsemble,
+    data: ReplayBuffer | TransitionBatch,
+    *,
+    seed: int,
+    lr: float = 1e-3,
+    batch_size: int = 256,
+    epochs: int | None = None,
+    steps: int | None = None,
+    holdout: float | None = None,
+    patience: int = 5,
+    max_holdout: int = 5000,
+    elites: int | None = None,
+    bootstrap: bool = True,
+) -> FitReport:
+    """Train the ensemble from where it is, with a fresh Adam; the scalings are those of the training rows.
+
+    With a holdout, each member keeps the weights that were best on it, and stops alone after `patience` epochs in which
+    its squared error there did not fall by more than 1 %. Without one, all train for `epochs` or `steps`.
+
+    Args:
+        ensemble: is changed in place, at the end; a fit that fails leaves it as it was.
+        data: a buffer, whose holdout is whole episodes, or a batch, whose holdout is random rows (as is that of a
+            buffer with only one episode: neighbours of the rows are trained on, so that it flatters).
+        seed: of bootstrap samples, shuffling and holdout.
+        lr: of Adam.
+        batch_size: rows per gradient step and member; all rows where there are fewer.
+        epochs: passes over the data (at most, where there is a holdout).
+        steps: gradient steps, in place of epochs; a holdout then only scores the result.
+        holdout: share of the data; None: 0.2 where neither epochs nor steps are given, else 0.
+        patience: epochs without improvement after which a member stops.
+        max_holdout: rows of the holdout at most, about: where it is whole episodes, the last may go beyond.
+        elites: number of members to predict with, the best on the holdout; None: all.
+        bootstrap: draw each member's rows with replacement, once; False: all members train on all rows.
+
+    Raises:
+        ValueError: an argument is out of range, the data don't fit the ensemble or are not finite, or training
+            diverged.
+    """
+    holdout = holdout if holdout is not None else (0.2 if epochs is None and steps is None else 0.0)
+    _check_arguments(ensemble, epochs, steps, holdout, elites, batch_size, patience)
+    batch = data if isinstance(data, TransitionBatch) else data.all()
+    inputs, targets = _columns(ensemble, batch)
+    train, held = _split(data, len(inputs), holdout, max_holdout, generator(seed, "fit", "holdout"))
+    train, held = train.to(inputs.device), held.to(inputs.device)
+    # Refitted on the training part alone: the holdout must not leak into what the networks see.
+    scale_in = _statistics(inputs[train])
+    scale_out = _statistics(targets[train]) if ensemble.normalize_targets else ensemble.targets
+    scaled = Rows((inputs - scale_in.mean) / scale_in.std, (targets - scale_out.mean) / scale_out.std)
+
+    trainer = Trainer(ensemble.parameters, ACTIVATIONS[ensemble.activation], ensemble.weight_decay, lr)
+    rows = min(batch_size, len(train))
+    batches = _Batches(train, ensemble.members, rows, bootstrap, generator(seed, "fit", "batches"))
+    per_epoch = math.ceil(len(train) / rows)
+    score = _Scorer(ensemble, Rows(*(column[held] for column in scaled)))
+    if steps is not None or not len(held):
+        total = steps if steps is not None else (epochs or 0) * per_epoch
+        parameters, loss = _train_steps(trainer, scaled, batches, total, per_epoch)
+    else:
+        limit = epochs if epochs is not None else MAX_EPOCHS
+        parameters, loss, total = _train_until_stale(trainer, scaled, batches, score, per_epoch, limit, patience)
+
+    if not all(bool(p.isfinite().all()) for p in leaves(parameters)):
+        raise ValueError(f"lr: training diverged with {lr}; the ensemble is unchanged; try a smaller one")
+    mse = score(parameters) if len(held) else torch.full_like(loss, torch.nan)
+    best = mse.argsort()[:elites] if len(held) else torch.arange(ensemble.members, device=mse.device)
+    ensemble.replace(parameters, scale_in, scale_out, best)
+    return FitReport(total, math.ceil(total / per_epoch), loss, mse, best)
+
+
+def _train_steps(
+    trainer: Trainer, data: Rows, batches: _Batches, steps: int, per_epoch: int
+) -> tuple[Parameters, Tensor]:
+    loss = torch.zeros(batches.members, dtype=data.x.dtype, device=data.x.device)
+    for step in range(steps):
+        latest = trainer.update(*_gather(data, batches.next()))
+        if step >= steps - per_epoch:
+            loss += latest
+    return map_rows(Tensor.detach, trainer.parameters), loss / min(steps, per_epoch)
+
+
+def _train_until_stale(
+    trainer: Trainer, data: Rows, batches: _Batches, score: _Scorer, per_epoch: int, limit: int, patience: int
+) -> tuple[Parameters, Tensor, int]:
+    """Each member trains until it is stale, and ends with its own best weights."""
+    best = map_rows(lambda p: p.detach().clone(), trainer.parameters)
+    best_mse = score(best)
+    stale = torch.zeros_like(best_mse, dtype=torch.long)
+    loss = torch.zeros_like(best_mse)
+    active = torch.arange(batches.members, device=best_mse.device)  # members that still train
+    epoch = 0
+    while epoch < limit and len(active):
+        epoch += 1
+        epoch_loss = torch.zeros_like(best_mse[active])
+        for _ in range(per_epoch):
+            epoch_loss += trainer.update(*_gather(data, batches.next()[active]))
+        loss[active] = epoch_loss / per_epoch
+        current = map_rows(Tensor.detach, trainer.parameters)
+        mse = score(current)
+        # NaN is no improvement: a member that diverges goes back to its best weights.
+        improved = mse < (1 - IMPROVEMENT) * best_mse[active]
+        winners = active[improved]
+        for p, new in zip(leaves(best), leaves(current), strict=True):
+            p.index_copy_(0, winners, new[improved])
+        best_mse[active] = torch.where(improved, mse, best_mse[active])
+        stale[active] = torch.where(improved, 0, stale[active] + 1)
+        going = stale[active] < patience
+        if not bool(going.all()):
+            trainer.keep(going.nonzero()[:, 0])
+            active = active[going]
+    return best, loss, epoch * per_epoch
+
+
+class _Batches:
+    """Mini-batches of row indices: each member goes through its own rows in a new order each pass.
+
+    Batches are always full: one may end a pass and begin the next.
+    """
+
+    def __init__(self, train: Tensor, members: int, rows: int, bootstrap: bool, stream: Generator) -> None:
+        n = len(train)
+        pick = torch.randint(n, (members, n), generator=stream) if bootstrap else torch.arange(n).expand(members, n)
+        self.members = members
+        self._of_member = train.cpu()[pick]
+        self._rows = rows
+        self._stream = stream
+        self._device = train.device
+        self._left = self._of_member[:, :0].to(train.device)
+
+    def next(self) -> Int[Tensor, "members rows"]:
+        """Indices of the next batch."""
+        while self._left.shape[1] < self._rows:
+            n = self._of_member.shape[1]
+            order = torch.stack([torch.randperm(n, generator=self._stream) for _ in range(self.members)])
+            more = self._of_member.gather(1, order).to(self._device)
+            self._left = torch.cat([self._left, more], 1)
+        batch, self._left = self._left[:, : self._rows], self._left[:, self._rows :]
+        return batch
+
+
+class _Scorer:
+    """Mean squared error on the holdout, in scaled units: [members]."""
+
+    def __init__(self, ensemble: GaussianEnsemble, held: Rows) -> None:
+        self._activation = ACTIVATIONS[ensemble.activation]
+        self._held = held
+
+    @torch.no_grad()
+    def __call__(self, parameters: Parameters) -> Float[Tensor, "members"]:
+        x, y = self._held
+        mean, _ = forward(parameters, x.expand(len(parameters.max_logvar), -1, -1), self._activation)
+        return (mean - y).square().mean((1, 2))
+
+
+def _gather(data: Rows, index: Int[Tensor, "members rows"]) -> tuple[Tensor, Tensor]:
+    flat = index.flatten()
+    x, y = data.x.index_select(0, flat), data.y.index_select(0, flat)
+    return x.view(*index.shape, -1), y.view(*index.shape, -1)
+
+
+def _columns(ensemble: GaussianEnsemble, batch: TransitionBatch) -> tuple[Tensor, Tensor]:
+    """What the networks see and what they shall predict, unscaled."""
+    for name, value, size in (("obs", batch.obs, ensemble.obs_dim), ("action", batch.action, ensemble.action_dim)):
+        if value.dim() != 2 or value.shape[1] != size:
+            raise ValueError(f"data: expected {name} of shape [rows, {size}], got {list(value.shape)}")
+    if len(batch.obs) == 0:
+        raise ValueError("data: expected at least one transition, got none")
+    # Differences in the precision of the data, which may be float64, before they are rounded.
+    columns = [batch.next_obs - batch.obs]
+    if ensemble.learned_reward:
+        columns.append(batch.reward[:, None])
+    targets = torch.cat(columns, -1).to(ensemble.device, ensemble.dtype)
+    joined = torch.cat([batch.obs, batch.action], -1).to(ensemble.device, ensemble.dtype)
+    finite = joined.isfinite().all(-1) & targets.isfinite().all(-1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0, 0])
+        raise ValueError(
+            f"data: expected finite numbers, got in row {row} obs {batch.obs[row].tolist()}, "
+            f"action {batch.action[row].tolist()}, next_obs {batch.next_obs[row].tolist()}, "
+            f"reward {batch.reward[row].item()}; leave such transitions out"
+        )
+    return joined.index_select(-1, ensemble.seen), targets
+
+
+def _statistics(x: Float[Tensor, "rows columns"]) -> Scale:
+    mean = x.double().mean(0)
+    std = (x.double() - mean).square().mean(0).sqrt()
+    # Below this, what varies is rounding: dividing by it would blow rounding up.
+    constant = std <= 8 * torch.finfo(x.dtype).eps * mean.abs()
+    return Scale(mean.to(x), torch.where(constant, 1.0, std).to(x))
+
+
+def _split(
+    data: ReplayBuffer | TransitionBatch, rows: int, holdout: float, max_holdout: int, stream: Generator
+) -> tuple[Int[Tensor, "train"], Int[Tensor, "held"]]:
+    share = min(holdout, max_holdout / rows)
+    if share == 0:
+        return torch.arange(rows), torch.arange(0)
+    if not isinstance(data, TransitionBatch):
+        train, held = data.split(share, generator=stream)
+        if len(held) and len(train):
+            return train, held
+    held_rows = round(share * rows)
+    if not 0 < held_rows < rows:
+        raise ValueError(f"holdout: expected a share that leaves rows on both sides, got {holdout} of {rows} rows")
+    order = torch.randperm(rows, generator=stream)
+    return order[held_rows:], order[:held_rows]
+
+
+def _check_arguments(
+    ensemble: GaussianEnsemble,
+    epochs: int | None,
+    steps: int | None,
+    holdout: float,
+    elites: int | None,
+    batch_size: int,
+    patience: int,
+) -> None:
+    for name, value in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size), ("patience", patience)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if epochs is not None and steps is not None:
+        raise ValueError(f"steps: expected either steps or epochs, got steps={steps} and epochs={epochs}")
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout: expected a share in [0, 1), got {holdout}")
+    if epochs is None and steps is None and holdout == 0:
+        raise ValueError("holdout: expected more than 0 where neither epochs nor steps say when to stop, got 0")
+    if elites is not None and not 1 <= elites <= ensemble.members:
+        raise ValueError(f"elites: expected 1 to {ensemble.members} (the members), or None for all, got {elites}")
+    if elites is not None and elites < ensemble.members and holdout == 0:
+        raise ValueError(f"elites: expected a holdout to choose {elites} members by, got holdout=0")

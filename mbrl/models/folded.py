@@ -1,0 +1,54 @@
+"""The ensemble in its fastest form: both scalings folded into the layers, and the variance in closed form."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mbrl.models.network import Parameters, Scale
+from planners.rows import map_rows
+
+
+class Folded(NamedTuple):
+    """The ensemble with both scalings folded into the first and the last layer, for fast prediction.
+
+    The last layer gives the mean in raw units and minus the unbounded log-variance in raw units. The two softplus
+    bounds have the closed form `variance = floor + 1 / (inverse_ceiling + exp(-logvar))`.
+    """
+
+    weights: tuple[Float[Tensor, "members in out"], ...]
+    biases: tuple[Float[Tensor, "members 1 out"], ...]
+    inverse_ceiling: Float[Tensor, "members 1 out"]
+    floor: Float[Tensor, "members 1 out"]
+
+
+@torch.no_grad()
+def fold(parameters: Parameters, inputs: Scale, targets: Scale, seen: Int[Tensor, "in"], columns: int) -> Folded:
+    """Fold the scalings into the layers, in float64: a large mean over a small deviation costs digits.
+
+    Args:
+        parameters: of the networks.
+        inputs: scaling of what the networks see.
+        targets: scaling of what they predict.
+        seen: which of the `columns` inputs they see; the others get weight 0.
+        columns: number of inputs of the result.
+    """
+    p, inputs, targets = map_rows(Tensor.double, (parameters, inputs, targets))
+    weights, biases = list(p.weights), list(p.biases)
+    shift = 2 * targets.std.log()  # variances in raw units
+    if p.max_logvar.shape[-1] == 0:
+        weights[-1] = weights[-1] * targets.std
+        biases[-1] = biases[-1] * targets.std + targets.mean
+    else:
+        ones = torch.ones_like(targets.std)
+        scale = torch.cat([targets.std, -ones])
+        weights[-1] = weights[-1] * scale
+        biases[-1] = biases[-1] * scale + torch.cat([targets.mean, -shift])
+        p = p._replace(max_logvar=(-p.max_logvar - shift).exp(), min_logvar=(p.min_logvar + shift).exp())
+
+    first = weights[0] / inputs.std[:, None]
+    biases[0] = biases[0] - (inputs.mean[:, None] * first).sum(1, keepdim=True)
+    weights[0] = first.new_zeros(len(first), columns, first.shape[-1]).index_copy(1, seen, first)
+    folded = Folded(tuple(weights), tuple(biases), p.max_logvar, p.min_logvar)
+    return map_rows(lambda x: x.to(parameters.max_logvar.dtype).contiguous(), folded)
