@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from mbrl.data.normalizer import Normalizer
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
-from mbrl.models.network import ACTIVATIONS, Parameters, Scale, forward
+from mbrl.models.network import ACTIVATIONS, Parameters, forward
 from mbrl.models.trainer import Trainer
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -100,9 +101,9 @@ def fit(
     train, held = _split(data, len(inputs), holdout, max_holdout, generator(seed, "fit", "holdout"))
     train, held = train.to(inputs.device), held.to(inputs.device)
     # Refitted on the training part alone: the holdout must not leak into what the networks see.
-    scale_in = _statistics(inputs[train])
-    scale_out = _statistics(targets[train]) if ensemble.normalize_targets else ensemble.targets
-    scaled = Rows((inputs - scale_in.mean) / scale_in.std, (targets - scale_out.mean) / scale_out.std)
+    scale_in = _normalizer(inputs[train])
+    scale_out = _normalizer(targets[train]) if ensemble.normalize_targets else ensemble.targets
+    scaled = Rows(scale_in.normalize(inputs), scale_out.normalize(targets))
 
     trainer = Trainer(ensemble.parameters, ACTIVATIONS[ensemble.activation], ensemble.weight_decay, lr)
     rows = min(batch_size, len(train))
@@ -238,12 +239,8 @@ def _columns(ensemble: GaussianEnsemble, batch: TransitionBatch) -> tuple[Tensor
     return joined.index_select(-1, ensemble.seen), targets
 
 
-def _statistics(x: Float[Tensor, "rows columns"]) -> Scale:
-    mean = x.double().mean(0)
-    std = (x.double() - mean).square().mean(0).sqrt()
-    # Below this, what varies is rounding: dividing by it would blow rounding up.
-    constant = std <= 8 * torch.finfo(x.dtype).eps * mean.abs()
-    return Scale(mean.to(x), torch.where(constant, 1.0, std).to(x))
+def _normalizer(x: Float[Tensor, "rows columns"]) -> Normalizer:
+    return Normalizer(x.shape[1], device=x.device, dtype=x.dtype).fit(x)
 
 
 def _split(

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mbrl.models.network import Parameters, Scale
+from mbrl.data.normalizer import Normalizer
+from mbrl.models.network import Parameters
 from planners.rows import map_rows
 
 
@@ -24,7 +25,9 @@ class Folded(NamedTuple):
 
 
 @torch.no_grad()
-def fold(parameters: Parameters, inputs: Scale, targets: Scale, seen: Int[Tensor, "in"], columns: int) -> Folded:
+def fold(
+    parameters: Parameters, inputs: Normalizer, targets: Normalizer, seen: Int[Tensor, "in"], columns: int
+) -> Folded:
     """Fold the scalings into the layers, in float64: a large mean over a small deviation costs digits.
 
     Args:
@@ -34,21 +37,22 @@ def fold(parameters: Parameters, inputs: Scale, targets: Scale, seen: Int[Tensor
         seen: which of the `columns` inputs they see; the others get weight 0.
         columns: number of inputs of the result.
     """
-    p, inputs, targets = map_rows(Tensor.double, (parameters, inputs, targets))
+    p = map_rows(Tensor.double, parameters)
+    (in_mean, in_std), (mean, std) = ((scale.mean.double(), scale.std.double()) for scale in (inputs, targets))
     weights, biases = list(p.weights), list(p.biases)
-    shift = 2 * targets.std.log()  # variances in raw units
+    shift = 2 * std.log()  # variances in raw units
     if p.max_logvar.shape[-1] == 0:
-        weights[-1] = weights[-1] * targets.std
-        biases[-1] = biases[-1] * targets.std + targets.mean
+        weights[-1] = weights[-1] * std
+        biases[-1] = biases[-1] * std + mean
     else:
-        ones = torch.ones_like(targets.std)
-        scale = torch.cat([targets.std, -ones])
+        ones = torch.ones_like(std)
+        scale = torch.cat([std, -ones])
         weights[-1] = weights[-1] * scale
-        biases[-1] = biases[-1] * scale + torch.cat([targets.mean, -shift])
+        biases[-1] = biases[-1] * scale + torch.cat([mean, -shift])
         p = p._replace(max_logvar=(-p.max_logvar - shift).exp(), min_logvar=(p.min_logvar + shift).exp())
 
-    first = weights[0] / inputs.std[:, None]
-    biases[0] = biases[0] - (inputs.mean[:, None] * first).sum(1, keepdim=True)
+    first = weights[0] / in_std[:, None]
+    biases[0] = biases[0] - (in_mean[:, None] * first).sum(1, keepdim=True)
     weights[0] = first.new_zeros(len(first), columns, first.shape[-1]).index_copy(1, seen, first)
     folded = Folded(tuple(weights), tuple(biases), p.max_logvar, p.min_logvar)
     return map_rows(lambda x: x.to(parameters.max_logvar.dtype).contiguous(), folded)

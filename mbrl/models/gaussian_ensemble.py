@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mbrl.data.normalizer import Normalizer
 from mbrl.models.folded import Folded, fold
-from mbrl.models.network import ACTIVATIONS, Activation, Parameters, Scale, forward, init_parameters
+from mbrl.models.network import ACTIVATIONS, Activation, Parameters, forward, init_parameters
 
 
 class Prediction(NamedTuple):
@@ -90,21 +91,17 @@ class GaussianEnsemble:
 
         bounded = 0 if deterministic else self.out_dim
         self.parameters = init_parameters(members, sizes, bounded, seed=seed, device=self.device, dtype=dtype)
-        self.inputs = self._unit_scale(len(seen))
-        self.targets = self._unit_scale(self.out_dim)
+        self.inputs = Normalizer(len(seen), device=self.device, dtype=dtype)
+        self.targets = Normalizer(self.out_dim, device=self.device, dtype=dtype)
         self.elites: Int[Tensor, "elites"] = torch.arange(members, device=self.device)
         """The members to predict with, the best first."""
         self.version = 0
         """Counts changes of what is predicted: what is derived from the parameters is stale once it has moved."""
         self._folded: Folded | None = None
 
-    def _unit_scale(self, columns: int) -> Scale:
-        return Scale(*(torch.full((columns,), v, dtype=self.dtype, device=self.device) for v in (0.0, 1.0)))
-
     def scaled_inputs(self, obs: Float[Tensor, "*rows obs"], action: Float[Tensor, "*rows act"]) -> Tensor:
         """What the networks see: the columns `seen` of (obs, action), standardised: [*rows, in]."""
-        x = torch.cat([obs, action], -1).index_select(-1, self.seen)
-        return (x - self.inputs.mean) / self.inputs.std
+        return self.inputs.normalize(torch.cat([obs, action], -1).index_select(-1, self.seen))
 
     def predict(
         self, obs: Float[Tensor, "*members rows obs"], action: Float[Tensor, "*members rows act"]
@@ -117,7 +114,7 @@ class GaussianEnsemble:
         """
         x = self.scaled_inputs(obs, action)
         mean, logvar = forward(self.parameters, x.expand(self.members, *x.shape[-2:]), ACTIVATIONS[self.activation])
-        mean = mean * self.targets.std + self.targets.mean
+        mean = self.targets.denormalize(mean)
         if self.deterministic:
             return Prediction(mean, torch.zeros_like(mean))
         return Prediction(mean, (0.5 * logvar).exp() * self.targets.std)
@@ -129,7 +126,7 @@ class GaussianEnsemble:
             self._folded = fold(self.parameters, self.inputs, self.targets, self.seen, self.obs_dim + self.action_dim)
         return self._folded
 
-    def replace(self, parameters: Parameters, inputs: Scale, targets: Scale, elites: Tensor) -> None:
+    def replace(self, parameters: Parameters, inputs: Normalizer, targets: Normalizer, elites: Tensor) -> None:
         """Take over what training has made. The tensors are kept, not copied."""
         self.parameters, self.inputs, self.targets, self.elites = parameters, inputs, targets, elites
         self.version += 1
@@ -158,6 +155,9 @@ class GaussianEnsemble:
                     "build the ensemble with the arguments it was saved with"
                 )
         new = {name: state[name].to(tensor, copy=True) for name, tensor in mine.items()}
+        inputs, targets = (Normalizer(n, device=self.device, dtype=self.dtype) for n in (len(self.seen), self.out_dim))
+        for name, scale in (("inputs", inputs), ("targets", targets)):
+            scale.load_state_dict({key: new[f"{name}.{key}"] for key in ("mean", "std")})
         depth = range(len(self.parameters.weights))
         self.replace(
             Parameters(
@@ -166,8 +166,8 @@ class GaussianEnsemble:
                 new["max_logvar"],
                 new["min_logvar"],
             ),
-            Scale(new["inputs.mean"], new["inputs.std"]),
-            Scale(new["targets.mean"], new["targets.std"]),
+            inputs,
+            targets,
             new["elites"],
         )
 
@@ -178,10 +178,8 @@ class GaussianEnsemble:
             **{f"biases.{i}": b for i, b in enumerate(p.biases)},
             "max_logvar": p.max_logvar,
             "min_logvar": p.min_logvar,
-            "inputs.mean": self.inputs.mean,
-            "inputs.std": self.inputs.std,
-            "targets.mean": self.targets.mean,
-            "targets.std": self.targets.std,
+            **{f"inputs.{key}": value for key, value in self.inputs.state_dict().items()},
+            **{f"targets.{key}": value for key, value in self.targets.state_dict().items()},
             "elites": self.elites,
         }
 

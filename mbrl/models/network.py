@@ -35,14 +35,6 @@ class Parameters(NamedTuple):
     min_logvar: Float[Tensor, "members 1 out"]
 
 
-class Scale(NamedTuple):
-    """Statistics of columns: the network sees `(x - mean) / std`."""
-
-    mean: Float[Tensor, "columns"]
-    std: Float[Tensor, "columns"]
-    """Positive: 1 for a column that does not vary."""
-
-
 def init_parameters(
     members: int, sizes: Sequence[int], bounded: int, *, seed: int, device: torch.device, dtype: torch.dtype
 ) -> Parameters:
