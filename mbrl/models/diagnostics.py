@@ -1,4 +1,4 @@
-"""How good a model is at what planning asks of it: predictions several steps ahead, with honest intervals around them."""
+"""How good a model is at what planning asks of it: predictions several steps ahead, and intervals that hold."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
