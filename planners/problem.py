@@ -72,27 +72,23 @@ def evaluate_plans(
     particles = problem.particles
     state = repeat_rows(start, plans * particles)
     state = problem.dynamics.assign(state, particles, generator=generator)
-    by_step = actions.flatten(0, 1).transpose(0, 1)  # [horizon, batch * plans, act]
+    by_step = repeat_rows(actions.flatten(0, 1), particles).transpose(0, 1).contiguous()  # [horizon, rows, act]
 
     rows = batch * plans * particles
     returns = actions.new_zeros(rows)
     alive = torch.ones(rows, dtype=torch.bool, device=actions.device)
-    valid = alive.clone()
     weight = 1.0
     for t in range(horizon):
-        state, step = problem.dynamics.step(state, repeat_rows(by_step[t], particles), generator=generator)
-        finite = step.reward.isfinite() & _finite_rows(step.obs)
-        valid &= finite | ~alive
-        returns = returns + torch.where(alive & finite, step.reward, 0.0).to(returns.dtype) * weight
-        alive = alive & ~step.terminated
+        state, step = problem.dynamics.step(state, by_step[t], generator=generator)
+        returns = returns.add(_while_alive(alive, step.reward, step.obs), alpha=weight)
+        alive = alive > step.terminated
         weight *= problem.discount
     if problem.terminal_value is not None:
-        value = problem.terminal_value(step.obs)
-        valid &= value.isfinite() | ~alive
-        returns = returns + torch.where(alive & value.isfinite(), value, 0.0).to(returns.dtype) * weight
+        returns = returns.add(_while_alive(alive, problem.terminal_value(step.obs), step.obs), alpha=weight)
 
     shape = (batch, plans, particles)
-    returns, valid = torch.where(valid, returns, 0.0).view(shape), valid.view(shape)
+    valid = returns.isfinite().view(shape)
+    returns = torch.where(valid, returns.view(shape), 0.0)
     scores = problem.risk(returns, valid)
     if scores.shape != shape[:2]:
         raise ValueError(f"risk: expected scores of shape {list(shape[:2])}, got {list(scores.shape)}")
@@ -100,9 +96,10 @@ def evaluate_plans(
     return Evaluation(torch.where(valid, scores, -torch.inf), valid)
 
 
-def _finite_rows(obs: Tensor) -> Tensor:
-    """Whether all of a row is finite: a sum is finite only if every term is.
+def _while_alive(alive: Tensor, reward: Tensor, obs: Tensor) -> Tensor:
+    """The reward of rows that are alive, 0 for the others; not finite where the reward or the observation is not.
 
-    Much faster than `isfinite().all(-1)`. A sum of huge terms may overflow; such a row has diverged as well.
+    A sum is not finite if a term is not, and nothing that is added later makes a return finite again: so the returns
+    carry the mark of an invalid row, and no mask has to be kept beside them from step to step.
     """
-    return obs.sum(-1).isfinite()
+    return torch.where(alive, torch.add(reward, obs.sum(-1), alpha=0), 0.0)
