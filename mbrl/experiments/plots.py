@@ -24,17 +24,14 @@ FEW = 60
 def plot_runs(paths: Iterable[str | Path], out: str | Path) -> Path:
     """Draw return against real environment steps, one line a run, evaluations as diamonds; returns `out`.
 
-    Raises ValueError where a directory is not a run, and where none of them has an episode yet.
+    A run that has not finished an episode yet is named as such in the legend. Raises ValueError where a directory is
+    not a run, and where there is none.
     """
     runs = [Run.open(path) for path in paths]
     if not runs:
         raise ValueError("paths: expected at least one run directory, got none")
     figure, axes = _canvas()
     curves = [(run, *_curves(run)) for run in runs]
-    if not any(rollout or evaluations for _, rollout, evaluations in curves):
-        raise ValueError(
-            f"paths: expected a run with a finished episode, got {', '.join(str(run.path) for run in runs)}"
-        )
     for number, (label, (_, rollout, evaluations)) in enumerate(zip(_labels(runs), curves, strict=True)):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         empty = not rollout and not evaluations

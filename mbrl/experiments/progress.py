@@ -1,5 +1,6 @@
 """A progress bar in environment steps: how far, how long still, and the return of the last episode."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -59,7 +60,9 @@ class Progress:
             desc=self._description,
             unit="step",
             file=_Nowhere() if self._plain else self._file,
-            dynamic_ncols=not self._plain,
+            # Some terminals (of containers, say) claim to have no columns, and would get an empty bar.
+            dynamic_ncols=not self._plain and _columns(self._file) > 0,
+            ncols=80,
         )
 
     def _speak(self) -> None:
@@ -73,6 +76,13 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _columns(file: TextIO) -> int:
+    try:
+        return os.get_terminal_size(file.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 class _Nowhere:

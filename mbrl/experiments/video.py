@@ -135,8 +135,8 @@ class Film:
             self.problem = (
                 f'no pictures: expected an environment made with render_mode="rgb_array", got {env.render_mode!r}'
             )
-        else:
-            self.problem = rendering_problem()
+        elif hasattr(env.unwrapped, "mujoco_renderer"):
+            self.problem = rendering_problem()  # asked first, for a bad driver may abort instead of raising
 
     def __enter__(self) -> Self:
         return self
@@ -158,10 +158,12 @@ class Film:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
-        if writer is not None and kind is None and self.problem is None:
+        if writer is None or kind is not None or self.problem is not None:
+            self._staged.unlink(missing_ok=True)
+        elif self._staged.exists():
             self.result = self._staged.replace(self._path)
         else:
-            self._staged.unlink(missing_ok=True)
+            self.problem = f"no video: ffmpeg left no file at {self._path}"
 
     def _open(self, frame: np.ndarray) -> Any:
         height, width = frame.shape[:2]
