@@ -72,6 +72,22 @@ def test_learning_in_two_calls_is_learning_in_one():
     assert all(torch.equal(a, b) for a, b in zip(leaves(once.state), leaves(twice.state), strict=True))
 
 
+def test_mini_batches_differ_and_the_normaliser_stays():
+    seen = []
+
+    class Recorder(BehaviorCloningLearner):
+        def update(self, state, batch, noise=(), *, actor=True):
+            seen.append(batch.obs)
+            return super().update(state, batch, noise, actor=actor)
+
+    policy, data = BehaviorCloning(OBS, ACT, hidden=(8,)), linear_policy(200)
+    policy.learner = Recorder(3, policy.learner.low, policy.learner.high, (8,))
+    mean = policy.learn(data, 2, 16).state.mean.clone()
+    assert not torch.equal(*seen)
+    policy.learn(data._replace(obs=data.obs + 1), 1, 16)
+    assert torch.equal(policy.state.mean, mean)
+
+
 def test_seeds_differ():
     one, other = (BehaviorCloning(OBS, ACT, seed=seed, hidden=(8,)) for seed in (0, 1))
     assert not torch.equal(one.state.policy[0][0], other.state.policy[0][0])
@@ -86,6 +102,24 @@ def test_predicts_one_or_many_within_the_action_space():
     assert all(ACT.contains(a) for a in actions)
     np.testing.assert_allclose(one, actions[2], rtol=1e-5)
     np.testing.assert_array_equal(actions, policy.predict(many, deterministic=True)[0])
+
+
+def test_saturated_actions_are_rounded_into_the_box():
+    low, high = np.array([-0.13210486], np.float32), np.array([0.12573022], np.float32)
+    space = gym.spaces.Box(low, high)  # in float32, middle minus half the range is below `low`
+    policy = BehaviorCloning(OBS, space, hidden=(2,))
+    policy.state.policy[-1][1].fill_(-100)
+    assert policy.learner.act(policy.state, torch.zeros(1, 1, 3)).item() < low
+    np.testing.assert_array_equal(policy.predict(np.zeros(3))[0], low)
+
+
+def test_rounding_is_not_taken_for_variation():
+    learner = BehaviorCloningLearner(1, (-1.0,), (1.0,), dtype=torch.float64)
+    state, noise = learner.init([generator(0)]), torch.randn(1, 50, 1, generator=generator(1), dtype=torch.float64)
+    learner.fit_normalizer(state, 1000 + 1e-9 * noise)
+    assert state.std.item() == 1
+    learner.fit_normalizer(state, 1000 + noise)
+    assert state.std.item() == pytest.approx(noise.std(correction=0).item())
 
 
 def test_a_constant_observation_does_no_harm():
