@@ -182,7 +182,7 @@ def test_what_is_no_dense_tensor_is_refused(tmp_path: Path, value: object) -> No
 
 
 def test_meta_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="meta: .*JSON"):
+    with pytest.raises(ValueError, match=r"meta: .*JSON"):
         save_checkpoint(tmp_path, {}, {"x": torch.ones(1)}, step=0)
     assert checkpoints(tmp_path) == []
 
@@ -204,7 +204,8 @@ warnings.simplefilter("error", UserWarning)  # no kill may leave a damaged check
 path, random_state = sys.argv[1], random.Random(0)
 
 def save(step):
-    save_checkpoint(path, {"a": torch.full((20_000,), float(step)), "b": torch.full((3,), step)}, {"s": step}, step=step)
+    tensors = {"a": torch.full((20_000,), float(step)), "b": torch.full((3,), step)}
+    save_checkpoint(path, tensors, {"s": step}, step=step)
 
 save(0)
 newest = 0

@@ -35,7 +35,7 @@ def test_two_runs_of_one_second_have_directories_of_their_own(tmp_path: Path) ->
 
 
 def test_config_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="config: .*JSON"):
+    with pytest.raises(ValueError, match=r"config: .*JSON"):
         Run.create(tmp_path, "E-v0", "a", 0, {"device": torch.device("cpu")})
 
 
@@ -51,10 +51,11 @@ def test_every_flipped_byte_of_the_config_is_noticed_or_harmless(run: Run) -> No
     for position in range(len(whole)):
         file.write_bytes(whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :])
         try:
-            assert Run.open(run.path).header == run.header, position  # one kind of white space for another
-        except ValueError as error:
-            assert "damaged" in str(error)
+            header = Run.open(run.path).header
+        except ValueError:
             noticed += 1
+        else:
+            assert header == run.header, position  # one kind of white space for another
     assert noticed > 0.8 * len(whole)
 
 
