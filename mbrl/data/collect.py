@@ -1,0 +1,222 @@
+"""Collection: environments are stepped, and each step becomes one row of a TransitionBatch an environment."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from jaxtyping import Bool
+from torch import Tensor
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.data.environment_state import Replayed, restore_environments, snapshot_environments
+from mbrl.data.policies import RandomPolicy
+from mbrl.data.stepping import Stepped, worlds_of
+from mbrl.types import TransitionBatch
+
+__all__ = ["Collected", "Collector", "Episode", "RandomPolicy", "collect"]
+
+
+class Predicts(Protocol):
+    """What a policy has to have: stable-baselines3's `predict`."""
+
+    def predict(
+        self, obs: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """Actions [envs, act] for observations [envs, obs], and the next state."""
+
+
+class Episode(NamedTuple):
+    """A finished episode; one that diverged is not finished."""
+
+    env: int
+    """Which environment played it."""
+    ret: float
+    """Undiscounted sum of rewards."""
+    length: int
+    """Steps."""
+    terminated: bool
+    """False: it was cut by a time limit."""
+
+
+class Collected(NamedTuple):
+    """One step of every environment."""
+
+    batch: TransitionBatch
+    """One row an environment, float64 on the CPU; `discount` is 1 - terminated, `log_prob` is NaN (unknown)."""
+    valid: Bool[Tensor, "envs"]
+    """False where there is no transition: the simulation diverged, or a vector spent the step on a reset."""
+    episodes: list[Episode]
+    """Those that finished in this step."""
+
+
+class Collector:
+    """Steps environments and resets each when its episode is over.
+
+    Args:
+        env: one environment, or a vector of them. While collecting, the environments belong to the Collector.
+        seed: environment i is reset with `seed + i`; later resets go on from there.
+
+    Attributes:
+        num_envs: number of environments.
+        obs: [envs, obs] float64, what the next action is for.
+        episode_start: [envs] bool, True where `obs` is the first of an episode.
+        diverged: how many steps so far ended in a simulation that started over. Such a step is not valid, its episode
+            is cut, and the environment is reset.
+
+    Raises:
+        ValueError: the observation or action space is not a flat Box, the environment returned an observation that is
+            not finite, or a vector does not say how it resets.
+    """
+
+    def __init__(self, env: gym.Env | VectorEnv, *, seed: int) -> None:
+        self._action_space = _flat_action_space(env)
+        self._worlds = worlds_of(env)
+        self.num_envs = self._worlds.num_envs
+        self.obs = self._finite("observation of reset", self._worlds.reset(seed))
+        self.episode_start = np.ones(self.num_envs, dtype=bool)
+        self.diverged = 0
+        self._returns = [0.0] * self.num_envs
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+
+    def step(self, action: np.ndarray | Tensor) -> Collected:
+        """Take one step in every environment.
+
+        Args:
+            action: [envs, act], on any device; rounded to the action space's type before it is executed and stored.
+
+        Raises:
+            ValueError: the action has the wrong shape or is not finite, or the environment returned an observation or
+                reward that is not finite: the first bad row is shown.
+        """
+        executed = self._executable(action)
+        stepped = self._worlds.step(executed)
+        valid = stepped.executed & ~stepped.diverged
+        whole = bool(valid.all())
+        self._finite("observation", stepped.next_obs if whole else stepped.next_obs[valid], executed)
+        self._finite("reward", stepped.reward if whole else stepped.reward[valid], executed)
+        over = (stepped.terminated | stepped.truncated | stepped.diverged) & stepped.executed
+        batch = _batch(self.obs, executed, stepped)
+        episodes = self._account(executed, stepped, over)
+        if whole and not over.any():
+            self.obs, self.episode_start = stepped.next_obs.copy(), over
+        else:
+            self.obs, self.episode_start = self._worlds.go_on(stepped, over)
+            self._finite("observation of reset", self.obs)
+        return Collected(batch, torch.from_numpy(valid), episodes)
+
+    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and meta data that JSON can hold, from which `restore` goes on exactly.
+
+        Raises:
+            ValueError: the environments are not supported; the message says which are.
+        """
+        now = [Replayed(obs, ret) for obs, ret in zip(self.obs, self._returns, strict=True)]
+        tensors, meta = snapshot_environments(self._worlds, self._actions, now)
+        return tensors, {**meta, "diverged": self.diverged}
+
+    def restore(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Go on where `snapshot` was taken, by taking the steps of the episodes under way again.
+
+        Raises:
+            ValueError: the environments did not come back to where they were, or are not supported.
+        """
+        self._actions, now = restore_environments(self._worlds, tensors, meta)
+        self.obs = np.stack([one.obs for one in now])
+        self._returns = [one.ret for one in now]
+        self.episode_start = np.array([not taken for taken in self._actions])
+        self.diverged = meta["diverged"]
+
+    def _executable(self, action: np.ndarray | Tensor) -> np.ndarray:
+        array = action.detach().cpu().numpy() if isinstance(action, Tensor) else np.asarray(action)
+        expected = (self.num_envs, *self._action_space.shape)
+        if array.shape != expected:
+            raise ValueError(
+                f"action: expected shape {list(expected)}, one row an environment, got {list(array.shape)}"
+            )
+        array = array.astype(self._action_space.dtype)  # copies: the caller's array may change later
+        return self._finite("action", array)
+
+    def _account(self, action: np.ndarray, stepped: Stepped, over: np.ndarray) -> list[Episode]:
+        self.diverged += int(stepped.diverged.any() and stepped.diverged.sum())
+        episodes = []
+        for i in range(self.num_envs):
+            if not stepped.executed[i]:
+                continue
+            self._actions[i].append(action[i])
+            self._returns[i] += float(stepped.reward[i])
+            if over[i]:
+                if not stepped.diverged[i]:
+                    end = bool(stepped.terminated[i])
+                    episodes.append(Episode(i, self._returns[i], len(self._actions[i]), end))
+                self._returns[i], self._actions[i] = 0.0, []
+        return episodes
+
+    def _finite(self, name: str, x: np.ndarray, action: np.ndarray | None = None) -> np.ndarray:
+        # A sum is finite unless a term is not, or it overflows: the dear test is needed for those alone.
+        if np.isfinite(x.sum()) or np.isfinite(x).all():
+            return x
+        row = int((~np.isfinite(x.reshape(len(x), -1)).all(-1)).argmax())
+        where = "" if action is None else f" after action {action[row].tolist()}"
+        source = "a policy" if name == "action" else "an environment"
+        raise ValueError(
+            f"{name}: expected finite numbers from {source}, got {x[row].tolist()} in row {row}{where}; correct what "
+            "made it: training on it would spoil every parameter"
+        )
+
+
+def collect(
+    env: gym.Env | VectorEnv, policy: Predicts, steps: int, seed: int = 0, *, buffer: ReplayBuffer | None = None
+) -> ReplayBuffer:
+    """Collect real steps with a policy, starting with a reset.
+
+    Args:
+        env: one environment, or a vector of them; left in the middle of an episode.
+        policy: anything with stable-baselines3's `predict`.
+        steps: how many, all environments together; a multiple of their number. Steps of diverged simulations count.
+        seed: of the environments.
+        buffer: where to put them; None: a new one on the CPU that just holds them.
+
+    Raises:
+        ValueError: see `Collector`; or `steps` is not a positive multiple of the number of environments.
+    """
+    collector = Collector(env, seed=seed)
+    if steps < 1 or steps % collector.num_envs:
+        raise ValueError(f"steps: expected a positive multiple of the {collector.num_envs} environments, got {steps}")
+    if buffer is None:
+        obs_dim, action_dim = collector.obs.shape[1], collector._action_space.shape[0]
+        buffer = ReplayBuffer(steps, obs_dim, action_dim, num_envs=collector.num_envs)
+    buffer.end_episodes()
+    state = None
+    for _ in range(steps // collector.num_envs):
+        action, state = policy.predict(collector.obs, state, collector.episode_start)
+        collected = collector.step(action)
+        buffer.extend(collected.batch, collected.valid)
+    buffer.end_episodes()
+    return buffer
+
+
+def _flat_action_space(env: gym.Env | VectorEnv) -> gym.spaces.Box:
+    prefix = "single_" if isinstance(env, VectorEnv) else ""
+    observation, action = (getattr(env, f"{prefix}{kind}_space", None) for kind in ("observation", "action"))
+    for name, space in (("observation_space", observation), ("action_space", action)):
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
+            raise ValueError(f"env.{name}: expected a flat Box (one axis), got {space}")
+    assert isinstance(action, gym.spaces.Box)
+    return action
+
+
+def _batch(obs: np.ndarray, action: np.ndarray, stepped: Stepped) -> TransitionBatch:
+    terminated = torch.from_numpy(stepped.terminated)
+    return TransitionBatch(
+        torch.from_numpy(obs),
+        torch.from_numpy(action.astype(np.float64)),
+        torch.from_numpy(stepped.reward),
+        torch.from_numpy(stepped.next_obs),
+        terminated,
+        torch.from_numpy(stepped.truncated),
+        torch.from_numpy((~stepped.terminated).astype(np.float64)),
+        torch.full((len(obs),), torch.nan, dtype=torch.float64),
+    )
