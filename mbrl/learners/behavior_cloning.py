@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -19,14 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.data.normalizer import Normalizer
 from mbrl.learners import files
 from mbrl.learners.networks import MLP, Adam, adam_update, differentiable, gradients, init_adam, init_mlp, leaves, mlp
 from mbrl.seeding import generator
 from mbrl.types import Metrics, TransitionBatch
 from planners.box import Box
-
-if TYPE_CHECKING:
-    from mbrl.data.buffer import ReplayBuffer
 
 
 class BehaviorCloningState(NamedTuple):
@@ -92,11 +91,10 @@ class BehaviorCloningLearner:
 
     def fit_normalizer(self, state: BehaviorCloningState, obs: Float[Tensor, "runs rows obs"]) -> None:
         """Set the state's mean and standard deviation, in place, to those of the observations."""
-        state.mean.copy_(obs.mean(1, keepdim=True))
-        std = obs.std(1, keepdim=True, correction=0)
-        # A column that is constant but for rounding must not be blown up to unit variance.
-        varies = std > 1e-6 * obs.abs().amax(1, keepdim=True).clamp(min=1e-6)
-        state.std.copy_(torch.where(varies, std, torch.ones_like(std)))
+        for run, rows in enumerate(obs):
+            fitted = Normalizer(self.obs_dim, device=rows.device, dtype=rows.dtype).fit(rows)
+            state.mean[run, 0] = fitted.mean
+            state.std[run, 0] = fitted.std
 
     def update(
         self, state: BehaviorCloningState, batch: TransitionBatch, noise: Any = (), *, actor: bool = True

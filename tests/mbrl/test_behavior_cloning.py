@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mbrl.data.buffer import ReplayBuffer
 from mbrl.learners.behavior_cloning import BehaviorCloning, BehaviorCloningLearner
 from mbrl.learners.networks import leaves
 from mbrl.learners.testing import check_learner
@@ -86,6 +87,14 @@ def test_mini_batches_differ_and_the_normaliser_stays():
     assert not torch.equal(*seen)
     policy.learn(data._replace(obs=data.obs + 1), 1, 16)
     assert torch.equal(policy.state.mean, mean)
+
+
+def test_a_buffer_is_as_good_as_its_transitions():
+    data = linear_policy(50)
+    buffer = ReplayBuffer(100, 3, 2)
+    buffer.extend_rows(data)
+    one, other = (BehaviorCloning(OBS, ACT, hidden=(8,)).learn(d, 5, 16) for d in (data, buffer))
+    torch.testing.assert_close(leaves(one.state), leaves(other.state))
 
 
 def test_seeds_differ():
