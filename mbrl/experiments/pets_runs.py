@@ -23,7 +23,7 @@ from mbrl.types import TransitionBatch
 from planners import MPC
 
 DISTILLED = "distilled"
-"""Folder of the distilled policy in a run directory."""
+"""Name of the distilled policy in a run directory; its file ends in .safetensors."""
 
 
 def create_pets_run(
@@ -96,7 +96,7 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] =
         ValueError: there is no such thing in the run directory, or it is damaged.
     """
     if policy == DISTILLED:
-        if not (run.path / DISTILLED).exists():
+        if not (run.path / f"{DISTILLED}.safetensors").exists():
             raise ValueError(f"policy: {run.path} has no distilled policy; train with --distill, or use --policy mpc")
         return BehaviorCloning.load(run.path / DISTILLED)
     tensors, meta = load_checkpoint(run.path)
