@@ -67,6 +67,9 @@ def evaluate_plans(
         start: states, [batch, ...].
         actions: plans to score.
         generator: source of all randomness.
+
+    Raises:
+        ValueError: the terminal value or the risk measure returned the wrong shape.
     """
     batch, plans, horizon, _ = actions.shape
     particles = problem.particles
@@ -84,7 +87,10 @@ def evaluate_plans(
         alive = alive > step.terminated
         weight *= problem.discount
     if problem.terminal_value is not None:
-        returns = returns.add(_while_alive(alive, problem.terminal_value(step.obs), step.obs), alpha=weight)
+        value = problem.terminal_value(step.obs)
+        if value.shape != returns.shape:
+            raise ValueError(f"terminal_value: expected shape [{rows}], one number a row, got {list(value.shape)}")
+        returns = returns.add(_while_alive(alive, value, step.obs), alpha=weight)
 
     shape = (batch, plans, particles)
     valid = returns.isfinite().view(shape)
