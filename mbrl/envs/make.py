@@ -1,0 +1,84 @@
+"""Making environments that the library supports, and saying clearly why others are not."""
+
+import difflib
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+SWING_UP = "mbrl/CartPoleSwingUp-v0"
+SUPPORTED = "supported: flat Box observations and flat, finite Box actions"
+
+if SWING_UP not in gym.registry:
+    gym.register(SWING_UP, entry_point="mbrl.envs.cartpole_swingup:CartPoleSwingUpEnv", max_episode_steps=200)
+
+
+def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+    """`gymnasium.make`, with the options of the library's task of that id as defaults, and checked spaces.
+
+    Args:
+        env_id: a Gymnasium id, or `module:Env-v0`, which imports the module first.
+        render_mode: as in Gymnasium.
+        kwargs: options of the environment. They win over the task's (HalfCheetah-v5 and Hopper-v5: the observation
+            includes x, without which it does not tell the reward).
+
+    Raises:
+        ValueError: there is no such environment or module, or its spaces are not supported.
+    """
+    from mbrl.envs.tasks import task_options
+
+    options = {**task_options(env_id.rpartition(":")[2]), **kwargs}
+    try:
+        env = gym.make(env_id, render_mode=render_mode, **options)
+    except (gym.error.UnregisteredEnv, gym.error.MalformedEnvironmentID) as error:
+        raise ValueError(_unknown(env_id)) from error
+    except ModuleNotFoundError as error:
+        module = env_id.partition(":")[0]
+        if ":" not in env_id or error.name not in (module, module.partition(".")[0]):
+            raise
+        raise ValueError(
+            f"env_id: can't import {module!r} of {env_id!r}; is it installed, or on PYTHONPATH?"
+        ) from error
+    try:
+        check_spaces(env)
+    except ValueError:
+        env.close()
+        raise
+    return env
+
+
+def check_spaces(env: gym.Env | gym.vector.VectorEnv) -> None:
+    """Check that an environment, or each one of a vector, has spaces that the library supports.
+
+    Raises:
+        ValueError: discrete, dict, image or other observations or actions, or infinite action bounds.
+    """
+    vector = isinstance(env, gym.vector.VectorEnv)
+    obs = env.single_observation_space if vector else env.observation_space
+    action = env.single_action_space if vector else env.action_space
+    name = env.spec.id if env.spec is not None else str(env)
+    _check_box("observations", obs, name)
+    _check_box("actions", action, name)
+    if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
+        raise ValueError(
+            f"env: expected finite action bounds, {name} has {action.low.tolist()} to {action.high.tolist()}; "
+            "bound them with a gymnasium.wrappers.RescaleAction or TransformAction of your own"
+        )
+
+
+def _check_box(kind: str, space: gym.Space, name: str) -> None:
+    if not isinstance(space, gym.spaces.Box):
+        raise ValueError(f"env: {name} has {kind} in {space}; {SUPPORTED}")
+    if len(space.shape) != 1:
+        flatten = "; gymnasium.wrappers.FlattenObservation may help" if kind == "observations" else ""
+        raise ValueError(f"env: {name} has {kind} of shape {list(space.shape)}; {SUPPORTED}{flatten}")
+    if not np.issubdtype(space.dtype, np.floating):
+        raise ValueError(f"env: {name} has {kind} of {space.dtype}, expected floating-point numbers; {SUPPORTED}")
+
+
+def _unknown(env_id: str) -> str:
+    name = env_id.rpartition(":")[2]
+    lower = {known.lower(): known for known in gym.registry}
+    close = [lower[c] for c in difflib.get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)]
+    hint = f"; did you mean {', '.join(close)}?" if close else ""
+    return f"env_id: there is no environment {env_id!r}{hint} (an id of your own package is module:Env-v0)"

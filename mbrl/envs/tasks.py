@@ -1,0 +1,148 @@
+"""The tasks that the library knows: their rewards and terminations, and whether an environment agrees with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from mbrl.envs.definition import Task
+from mbrl.envs.make import SWING_UP, make_env
+from mbrl.envs.mujoco_tasks import half_cheetah, hopper, inverted_pendulum, reacher, swing_up
+from mbrl.types import TransitionBatch
+
+if TYPE_CHECKING:
+    from planners.simulator import Simulator
+
+__all__ = ["Task", "simulator", "task", "task_options", "verify"]
+
+_BUILDERS: dict[str, Callable[..., Task]] = {
+    SWING_UP: swing_up,
+    "InvertedPendulum-v5": inverted_pendulum,
+    "Reacher-v5": reacher,
+    "HalfCheetah-v5": half_cheetah,
+    "Hopper-v5": hopper,
+}
+_WITH_X = {"exclude_current_positions_from_observation": False}
+_OPTIONS: dict[str, dict[str, Any]] = {"HalfCheetah-v5": _WITH_X, "Hopper-v5": _WITH_X}
+_WITHOUT_EFFECT = {
+    "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom",
+    "visual_options", "reset_noise_scale",
+}  # fmt: skip
+_FLOOR = 1e-2
+"""Rewards smaller than this are compared as if they had this size."""
+
+
+def task_options(env_id: str) -> dict[str, Any]:
+    """Gymnasium options with which the observation of `env_id` tells the reward; `make_env` uses them."""
+    return dict(_OPTIONS.get(env_id, {}))
+
+
+def task(env: str | gym.Env | gym.vector.VectorEnv) -> Task | None:
+    """What the library knows of an environment.
+
+    Args:
+        env: an environment, or a vector: then the options it was made with count. Without x in the observation, for
+            one, the task of HalfCheetah-v5 has `reward=None`. Or an id: then the options of `make_env` count.
+
+    Returns:
+        The task; None where the library has none, or where an option (`xml_file`, say) changes what it knows.
+    """
+    if isinstance(env, str):
+        env_id, kwargs = env.rpartition(":")[2], task_options(env)
+    else:
+        spec = _spec(env)
+        if spec is None:
+            return None
+        env_id, kwargs = spec.id, dict(spec.kwargs)
+    builder = _BUILDERS.get(env_id)
+    if builder is None:
+        return None
+    options = {k: v for k, v in kwargs.items() if k not in _WITHOUT_EFFECT}
+    return builder(**options) if set(options) <= set(signature(builder).parameters) else None
+
+
+def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4) -> None:
+    """Compare a task's reward and termination with what an environment returned.
+
+    Meant for the float64 data of a collector: differences of positions lose digits in float32.
+
+    Args:
+        task: the task; a function that it does not have is not compared (a termination of None must not end).
+        batch: transitions, one a row.
+        tolerance: relative to the real reward, or to 0.01 where that is smaller.
+
+    Raises:
+        ValueError: they disagree; the message shows the first transition where they do.
+    """
+    action = batch.action.to(batch.obs.dtype)
+    inputs = (batch.obs, action, batch.next_obs)
+    excused = torch.zeros_like(batch.terminated)
+    if task.hidden_end is not None:
+        excused = batch.terminated & task.hidden_end(*inputs)
+    terminated = torch.zeros_like(batch.terminated) if task.termination is None else task.termination(*inputs)
+    _raise_first(task, batch, "terminated", (terminated != batch.terminated) & ~excused, terminated)
+    if task.reward is not None:
+        reward = task.reward(*inputs).to(batch.reward.dtype)
+        wrong = ~((reward - batch.reward).abs() <= tolerance * batch.reward.abs().clamp(min=_FLOOR))
+        _raise_first(task, batch, "reward", wrong & ~excused, reward)
+
+
+def simulator(env: str | gym.Env, *, threads: int = 0) -> Simulator:
+    """MuJoCo itself as the model of a task, for `Problem`. Start plans from `simulator.state_of(env)`.
+
+    Args:
+        env: an environment of the library's tasks, or its id (as `make_env` makes it).
+        threads: of MuJoCo; 0: one for each CPU core.
+
+    Raises:
+        ValueError: the library has no such task.
+    """
+    from planners.simulator import Simulator
+
+    known = task(env)
+    if known is None:
+        name = env if isinstance(env, str) else env.spec.id if env.spec is not None else str(env)
+        raise ValueError(
+            f"env: expected one of {', '.join(_BUILDERS)} with options that the library knows, got {name}; build "
+            "planners.simulator.Simulator with an outcome of your own"
+        )
+    made = make_env(env) if isinstance(env, str) else None
+    inner: Any = (made if made is not None else env).unwrapped  # type: ignore[union-attr]
+    physics = known.physics
+    result = Simulator(
+        inner.model,
+        physics.outcome,
+        physics.observe,
+        inner.frame_skip,
+        threads,
+        fields=physics.fields,
+        state_from_obs=physics.state_from_obs,
+    )
+    if made is not None:
+        made.close()
+    return result
+
+
+def _spec(env: gym.Env | gym.vector.VectorEnv) -> Any:
+    if isinstance(env, gym.vector.VectorEnv):
+        # A vector of functions has no spec of its own, but its environments do.
+        return env.get_attr("spec")[0] if hasattr(env, "get_attr") else env.spec
+    return env.spec
+
+
+def _raise_first(task: Task, batch: TransitionBatch, name: str, wrong: Tensor, computed: Tensor) -> None:
+    if not bool(wrong.any()):
+        return
+    row = int(wrong.nonzero()[0, 0])
+    raise ValueError(
+        f"{task.env_id}: the task's {name} disagrees with the environment in row {row} of {len(wrong)}: the "
+        f"environment says {getattr(batch, name)[row].item()}, the task {computed[row].item()}. "
+        f"obs: {batch.obs[row].tolist()}, action: {batch.action[row].tolist()}, "
+        f"next_obs: {batch.next_obs[row].tolist()}. Is there a wrapper that changes observations, actions or rewards? "
+        "Pass functions of your own then, or none to learn the reward"
+    )
