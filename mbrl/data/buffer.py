@@ -57,6 +57,9 @@ class ReplayBuffer:
         self._widths = [widths.get(name, 1) for name in _FIELDS]
         # All fields of a transition lie side by side, flags as 0 and 1: one copy stores a step, one gather samples.
         self._store = torch.zeros((*shape, sum(self._widths)), dtype=dtype, device=self.device)
+        # On the CPU a step is written through numpy, which takes a tenth of the time of one write by torch.
+        shared = self.device.type == "cpu" and dtype in (torch.float32, torch.float64)
+        self._arrays = [part.numpy() for part in self._store.split(self._widths, -1)] if shared else None
         self._episode = torch.full(shape, _HOLE, dtype=torch.int64, device=self.device)
         self._current = torch.arange(num_envs, device=self.device)  # the episode that each environment is in
         self._next_episode = num_envs
@@ -84,14 +87,18 @@ class ReplayBuffer:
         Raises:
             ValueError: a shape does not fit the buffer.
         """
-        rows = self._pack(batch, self.num_envs)
+        self._check(batch, self.num_envs)
         if valid is not None and tuple(valid.shape) != (self.num_envs,):
             raise ValueError(f"valid: expected shape [{self.num_envs}], one an environment, got {list(valid.shape)}")
         whole = valid is None or bool(valid.all())
         slot = self._head
         if self._filled == self._slots and self._holes:
             self._holes -= int((self._episode[slot] == _HOLE).sum())
-        self._store[slot] = rows
+        if self._arrays is not None and not batch.obs.is_cuda:
+            for array, name in zip(self._arrays, _FIELDS, strict=True):
+                array[slot] = getattr(batch, name).numpy(force=True).reshape(self.num_envs, -1)
+        else:
+            self._store[slot] = self._pack(batch)
         over = batch.terminated | batch.truncated
         if whole:
             self._episode[slot] = self._current
@@ -118,14 +125,14 @@ class ReplayBuffer:
                 "buffer of their own"
             )
         rows = batch.obs.shape[0]
-        packed = self._pack(batch, rows)
+        self._check(batch, rows)
         kept = min(rows, self._slots)
         slots = (self._head + torch.arange(rows - kept, rows, device=self.device)) % self._slots
         evicted = max(0, self._filled + kept - self._slots)
         if self._holes and evicted:
             oldest = (self._head - self._filled + torch.arange(evicted, device=self.device)) % self._slots
             self._holes -= int((self._episode[oldest, 0] == _HOLE).sum())
-        self._store[slots, 0] = packed[rows - kept :].to(self._store)
+        self._store[slots, 0] = self._pack(batch)[rows - kept :].to(self._store)
         # One id is left out so that the episode under way does not go on behind these rows.
         first = self._next_episode
         self._episode[slots, 0] = torch.arange(first, first + kept, device=self.device)
@@ -312,12 +319,12 @@ class ReplayBuffer:
         self._current[over.to(self.device)] = new
         self._next_episode += count
 
-    def _pack(self, batch: TransitionBatch, rows: int) -> Tensor:
+    def _pack(self, batch: TransitionBatch) -> Tensor:
         """The fields side by side: [rows, width]."""
-        parts = []
+        return torch.cat([getattr(batch, name).reshape(len(batch.obs), -1) for name in _FIELDS], -1)
+
+    def _check(self, batch: TransitionBatch, rows: int) -> None:
         for name, shape in self._shapes.items():
-            x = getattr(batch, name)
-            if x.shape != (rows, *shape):
-                raise ValueError(f"batch.{name}: expected shape {[rows, *shape]}, got {list(x.shape)}")
-            parts.append(x if shape else x[:, None])
-        return torch.cat(parts, -1)
+            got = getattr(batch, name).shape
+            if got != (rows, *shape):
+                raise ValueError(f"batch.{name}: expected shape {[rows, *shape]}, got {list(got)}")

@@ -218,5 +218,5 @@ def _batch(obs: np.ndarray, action: np.ndarray, stepped: Stepped) -> TransitionB
         terminated,
         torch.from_numpy(stepped.truncated),
         torch.from_numpy((~stepped.terminated).astype(np.float64)),
-        torch.full((len(obs),), torch.nan, dtype=torch.float64),
+        torch.from_numpy(np.full(len(obs), np.nan)),
     )
