@@ -54,17 +54,18 @@ def open_loop_report(
         raise ValueError(f"horizons: expected one or more, of 1 step at least, got {tuple(horizons)}")
     if particles < 19:
         raise ValueError(f"particles: expected at least 19, for a 90 % interval between two of them, got {particles}")
-    first, length, order = _starts(episode_ids, starts)
     rmse = torch.full((len(horizons),), torch.nan, dtype=torch.float64)
     coverage = rmse.clone()
+    if len(episode_ids) == 0:
+        return HorizonReport(tuple(horizons), rmse, coverage)
+    first, length, order = _starts(episode_ids, starts)
     std = batch.obs.double().std(0, correction=0)
     std = torch.where(std > 0, std, 1.0)
 
-    longest = int(length.clamp(max=max(horizons)).max()) if len(first) else 0
     state: Any = None
-    for t in range(longest):
+    for t in range(min(int(length.max()), max(horizons))):
         # Trajectories that have ended stay in the batch, with their last action, and are masked.
-        rows = order[first + torch.minimum(torch.tensor(t), length - 1)]
+        rows = order[first + (length - 1).clamp(max=t)]
         if state is None:
             state = repeat_rows(dynamics.reset(batch.obs[rows]), particles)
             state = dynamics.assign(state, particles, generator=generator)
@@ -88,7 +89,7 @@ def _starts(episode_ids: Tensor, starts: int) -> tuple[Tensor, Tensor, Tensor]:
     _, counts = ids.unique_consecutive(return_counts=True)
     end = counts.cumsum(0).repeat_interleave(counts)
     count = min(starts, rows)
-    first = torch.arange(count, device=order.device) * rows // max(count, 1)
+    first = torch.arange(count, device=order.device) * rows // count
     return first, end[first] - first, order
 
 

@@ -37,7 +37,7 @@ class Trainer:
     def update(self, x: Float[Tensor, "members rows in"], y: Float[Tensor, "members rows out"]) -> Tensor:
         """One step of Adam on a batch a member; returns each member's loss before it, without the penalties."""
         fitted, penalty = losses(self.parameters, x, y, self.activation)
-        gradients = torch.autograd.grad((fitted + penalty).sum(), leaves(self.parameters))
+        gradients = torch.autograd.grad((fitted + penalty).sum(), leaves(self.parameters), materialize_grads=True)
         self._adam(gradients)
         return fitted.detach()
 
