@@ -263,8 +263,8 @@ class _Loop:
         count.fits += 1
         count.gradient_steps += report.steps
         count.fitted_rows = len(self.buffer)
-        row |= {"model/train_loss": float(report.train_loss), "time/fit_seconds": time.perf_counter() - started}
-        if report.holdout_mse is not None:
+        row |= {"model/train_loss": float(report.train_loss.mean()), "time/fit_seconds": time.perf_counter() - started}
+        if report.holdout_mse.isfinite().all():
             row["model/holdout_mse"] = float(report.holdout_mse.mean())
         self.recorder.log({**self.x(), **row})
 
@@ -331,7 +331,7 @@ class _Loop:
             TransitionBatch(*(x[unseen] for x in batch)),
             episodes[unseen],
             horizons=self.config.diagnostic_horizons,
-            particles=max(self.config.particles, 4 * self.config.members),
+            particles=self.config.members * -(-20 // self.config.members),  # every member as often
             generator=generator(self.agent.seed, "diagnose", self.count.fits),
         )
         row = {}
