@@ -123,18 +123,22 @@ class FunctionDynamics:
         return state
 
     def step(self, state: Tensor, action: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Step]:
+        checked, rows = self._checked, state.shape[:1]
         next_state = self.transition(state, action)
+        if not checked:  # before the other functions read it, so that the message names the right one
+            check_result("transition", next_state, state.shape, state.dtype)
         if self.noise is not None and generator is not None:
-            next_state = next_state + self.noise(state, action, generator)
+            noise = self.noise(state, action, generator)
+            check_result("noise", noise, state.shape, state.dtype)
+            next_state = next_state + noise
         reward = self.reward(state, action, next_state)
         if self.termination is None:
-            terminated = torch.zeros(len(state), dtype=torch.bool, device=state.device)
+            terminated = torch.zeros(rows, dtype=torch.bool, device=state.device)
         else:
             terminated = self.termination(state, action, next_state)
-        if not self._checked:
-            check_result("transition", next_state, state.shape, state.dtype)
-            check_result("reward", reward, state.shape[:1], state.dtype)
-            check_result("termination", terminated, state.shape[:1], torch.bool)
+        if not checked:
+            check_result("reward", reward, rows, state.dtype)
+            check_result("termination", terminated, rows, torch.bool)
             self._checked = True
         return next_state, Step(next_state, reward, terminated)
 

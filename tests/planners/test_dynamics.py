@@ -7,6 +7,9 @@ from planners import FunctionDynamics, Problem, evaluate_plans
 from planners.dynamics import expand_autodiff
 from planners.testing import check_smooth
 
+# torch's own, as forward mode is loaded.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
+
 X = torch.tensor([[0.3, -0.2], [1.0, 0.5], [-0.7, 0.1]], dtype=torch.float64)
 U = torch.tensor([[0.4], [-0.3], [0.9]], dtype=torch.float64)
 
@@ -46,6 +49,7 @@ def test_noise_is_added_with_a_generator_only_and_rewards_see_it():
 @pytest.mark.parametrize(
     ("functions", "message"),
     [
+        ({"noise": lambda x, u, g: x[0]}, r"noise: expected shape \[3, 2\], got \[2\]"),
         ({"transition": lambda x, u: x[0]}, r"transition: expected shape \[3, 2\], got \[2\]"),
         ({"transition": lambda x, u: x.float()}, "transition: expected dtype torch.float64, got torch.float32"),
         ({"transition": lambda x, u: x.numpy()}, r"transition: expected a tensor of shape \[3, 2\], got ndarray"),
@@ -59,7 +63,7 @@ def test_noise_is_added_with_a_generator_only_and_rewards_see_it():
 def test_a_function_that_returns_the_wrong_thing_is_named(functions, message):
     dynamics = FunctionDynamics(**{"transition": transition, "reward": reward, **functions})
     with pytest.raises(ValueError, match=message):
-        dynamics.step(X, U)
+        dynamics.step(X, U, generator=torch.Generator())
 
 
 def test_the_check_comes_before_planning_goes_wrong():

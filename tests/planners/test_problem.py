@@ -159,5 +159,5 @@ def test_numbers_out_of_range_and_wrong_shapes_are_named():
         Problem(dynamics, particles=0)
     with pytest.raises(ValueError, match=r"risk: expected scores of shape \[1, 1\]"):
         evaluate(Problem(dynamics, risk=lambda returns, valid: returns.mean()), plans([1]))
-    with pytest.raises(ValueError, match=r"terminal_value: expected shape \[2\], got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"terminal_value: expected shape \[2\], one number a row, got \[2, 1\]"):
         evaluate(Problem(dynamics, terminal_value=lambda x: x), plans([1], [1]))
