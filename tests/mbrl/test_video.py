@@ -34,7 +34,7 @@ class Painter(gym.Env):
     metadata = {"render_fps": 20, "render_modes": ["rgb_array"]}  # noqa: RUF012
 
     def __init__(self, *, fails_at: int | None = None, reward: float = 1.0, render_mode: str = "rgb_array") -> None:
-        self.fails_at, self.reward, self.render_mode = fails_at, reward, render_mode
+        self.fails_at, self.reward, self.render_mode, self.drawn = fails_at, reward, render_mode, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         self.t = 0
@@ -45,6 +45,7 @@ class Painter(gym.Env):
         return np.zeros(1), self.reward if self.t == 3 else 1.0, False, self.t == 5, {}
 
     def render(self) -> np.ndarray:  # type: ignore[override]
+        self.drawn += 1
         if self.t == self.fails_at:
             raise RuntimeError("the driver gave up")
         return np.full((63, 95, 3), 40 * self.t, np.uint8)
@@ -61,7 +62,9 @@ def test_the_video_has_the_reset_and_every_step(tmp_path: Path) -> None:
 
 
 def test_evaluation_films_its_first_episode(tmp_path: Path) -> None:
-    result = evaluate(Still(), Painter(), episodes=3, seed=0, video=tmp_path / "v.mp4")
+    env = Painter()
+    result = evaluate(Still(), env, episodes=3, seed=0, video=tmp_path / "v.mp4")
+    assert env.drawn == 6
     assert result.video == tmp_path / "v.mp4"
     assert result.video_problem is None
     assert imageio.imread(result.video).shape[0] == 6
