@@ -76,4 +76,5 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert resumed_rows == rows
     assert resumed_tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert torch.equal(resumed_tensors[name], tensor), name
+        # Bytes, since NaN, the log-probability of an unknown policy, does not equal itself.
+        assert resumed_tensors[name].numpy().tobytes() == tensor.numpy().tobytes(), name
