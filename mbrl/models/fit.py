@@ -105,7 +105,7 @@ def fit(
     scale_out = _normalizer(targets[train]) if ensemble.normalize_targets else ensemble.targets
     scaled = Rows(scale_in.normalize(inputs), scale_out.normalize(targets))
 
-    trainer = Trainer(ensemble.parameters, ACTIVATIONS[ensemble.activation], ensemble.weight_decay, lr)
+    trainer = Trainer(ensemble.parameters, ensemble.activation, ensemble.weight_decay, lr)
     rows = min(batch_size, len(train))
     batches = _Batches(train, ensemble.members, rows, bootstrap, generator(seed, "fit", "batches"))
     per_epoch = math.ceil(len(train) / rows)
@@ -133,14 +133,14 @@ def _train_steps(
         latest = trainer.update(*_gather(data, batches.next()))
         if step >= steps - per_epoch:
             loss += latest
-    return map_rows(Tensor.detach, trainer.parameters), loss / min(steps, per_epoch)
+    return trainer.parameters, loss / min(steps, per_epoch)
 
 
 def _train_until_stale(
     trainer: Trainer, data: Rows, batches: _Batches, score: _Scorer, per_epoch: int, limit: int, patience: int
 ) -> tuple[Parameters, Tensor, int]:
     """Each member trains until it is stale, and ends with its own best weights."""
-    best = map_rows(lambda p: p.detach().clone(), trainer.parameters)
+    best = map_rows(Tensor.clone, trainer.parameters)
     best_mse = score(best)
     stale = torch.zeros_like(best_mse, dtype=torch.long)
     loss = torch.zeros_like(best_mse)
@@ -152,12 +152,11 @@ def _train_until_stale(
         for _ in range(per_epoch):
             epoch_loss += trainer.update(*_gather(data, batches.next()[active]))
         loss[active] = epoch_loss / per_epoch
-        current = map_rows(Tensor.detach, trainer.parameters)
-        mse = score(current)
+        mse = score(trainer.parameters)
         # NaN is no improvement: a member that diverges goes back to its best weights.
         improved = mse < (1 - IMPROVEMENT) * best_mse[active]
         winners = active[improved]
-        for p, new in zip(leaves(best), leaves(current), strict=True):
+        for p, new in zip(leaves(best), leaves(trainer.parameters), strict=True):
             p.index_copy_(0, winners, new[improved])
         best_mse[active] = torch.where(improved, mse, best_mse[active])
         stale[active] = torch.where(improved, 0, stale[active] + 1)

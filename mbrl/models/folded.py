@@ -55,4 +55,7 @@ def fold(
     biases[0] = biases[0] - (in_mean[:, None] * first).sum(1, keepdim=True)
     weights[0] = first.new_zeros(len(first), columns, first.shape[-1]).index_copy(1, seen, first)
     folded = Folded(tuple(weights), tuple(biases), p.max_logvar, p.min_logvar)
-    return map_rows(lambda x: x.to(parameters.max_logvar.dtype).contiguous(), folded)
+    folded = map_rows(lambda x: x.to(parameters.max_logvar.dtype).contiguous(), folded)
+    # Stored by output: for the few columns of the last layer the product is then twice as fast on the CPU.
+    last = folded.weights[-1].transpose(1, 2).contiguous().transpose(1, 2)
+    return folded._replace(weights=(*folded.weights[:-1], last))
