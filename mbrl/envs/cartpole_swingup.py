@@ -70,11 +70,11 @@ class CartPoleSwingUpEnv(MujocoEnv):
         model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
         return model, mujoco.MjData(model)
 
-    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, np.float64]]:
         """Apply `action` [1] for 0.04 s: observation, reward, terminated (False), truncated (False), info (empty)."""
         self.do_simulation(action, self.frame_skip)
         obs = self._get_obs()
-        reward = float((1 + obs[2]) / 2 * np.exp(-(obs[0] ** 2)))
+        reward = (1 + obs[2]) / 2 * np.exp(-(obs[0] ** 2))
         if self.render_mode == "human":
             self.render()
         return obs, reward, False, False, {}

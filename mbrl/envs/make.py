@@ -30,15 +30,10 @@ def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> g
     options = {**task_options(env_id.rpartition(":")[2]), **kwargs}
     try:
         env = gym.make(env_id, render_mode=render_mode, **options)
-    except (gym.error.UnregisteredEnv, gym.error.MalformedEnvironmentID) as error:
+    except gym.error.UnregisteredEnv as error:
         raise ValueError(_unknown(env_id)) from error
-    except ModuleNotFoundError as error:
-        module = env_id.partition(":")[0]
-        if ":" not in env_id or error.name not in (module, module.partition(".")[0]):
-            raise
-        raise ValueError(
-            f"env_id: can't import {module!r} of {env_id!r}; is it installed, or on PYTHONPATH?"
-        ) from error
+    except (gym.error.Error, ImportError) as error:  # malformed, deprecated, a missing module or dependency
+        raise ValueError(f"env_id: can't make {env_id!r}: {error}") from error
     try:
         check_spaces(env)
     except ValueError:
@@ -53,12 +48,13 @@ def check_spaces(env: gym.Env | gym.vector.VectorEnv) -> None:
     Raises:
         ValueError: discrete, dict, image or other observations or actions, or infinite action bounds.
     """
-    vector = isinstance(env, gym.vector.VectorEnv)
-    obs = env.single_observation_space if vector else env.observation_space
-    action = env.single_action_space if vector else env.action_space
+    if isinstance(env, gym.vector.VectorEnv):
+        obs_space, action_space = env.single_observation_space, env.single_action_space
+    else:
+        obs_space, action_space = env.observation_space, env.action_space
     name = env.spec.id if env.spec is not None else str(env)
-    _check_box("observations", obs, name)
-    _check_box("actions", action, name)
+    _check_box("observations", obs_space, name)
+    action = _check_box("actions", action_space, name)
     if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
         raise ValueError(
             f"env: expected finite action bounds, {name} has {action.low.tolist()} to {action.high.tolist()}; "
@@ -66,7 +62,7 @@ def check_spaces(env: gym.Env | gym.vector.VectorEnv) -> None:
         )
 
 
-def _check_box(kind: str, space: gym.Space, name: str) -> None:
+def _check_box(kind: str, space: gym.Space, name: str) -> gym.spaces.Box:
     if not isinstance(space, gym.spaces.Box):
         raise ValueError(f"env: {name} has {kind} in {space}; {SUPPORTED}")
     if len(space.shape) != 1:
@@ -74,6 +70,7 @@ def _check_box(kind: str, space: gym.Space, name: str) -> None:
         raise ValueError(f"env: {name} has {kind} of shape {list(space.shape)}; {SUPPORTED}{flatten}")
     if not np.issubdtype(space.dtype, np.floating):
         raise ValueError(f"env: {name} has {kind} of {space.dtype}, expected floating-point numbers; {SUPPORTED}")
+    return space
 
 
 def _unknown(env_id: str) -> str:

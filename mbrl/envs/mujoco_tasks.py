@@ -127,10 +127,8 @@ def half_cheetah(
         "ctrl_cost_weight": ctrl_cost_weight,
         "exclude_current_positions_from_observation": hidden,
     }
-    if hidden:
-        return Task("HalfCheetah-v5", options, Physics(outcome, observe), None)
-    physics = Physics(outcome, observe, lambda obs: (obs[:, :9], obs[:, 9:]))
-    return Task("HalfCheetah-v5", options, physics, reward, ignored_inputs=(0,))
+    physics = Physics(outcome, observe, None if hidden else lambda obs: (obs[:, :9], obs[:, 9:]))
+    return Task("HalfCheetah-v5", options, physics, None if hidden else reward, ignored_inputs=() if hidden else (0,))
 
 
 def hopper(
@@ -197,10 +195,15 @@ def hopper(
         "healthy_angle_range": healthy_angle_range,
         "exclude_current_positions_from_observation": hidden,
     }
-    ends = {"termination": terminated, "hidden_end": hidden_end} if terminate_when_unhealthy else {}
-    if hidden:
-        return Task("Hopper-v5", options, Physics(outcome, observe), None, **ends)
-    return Task("Hopper-v5", options, Physics(outcome, observe, state_from_obs), reward, ignored_inputs=(0,), **ends)
+    return Task(
+        "Hopper-v5",
+        options,
+        Physics(outcome, observe, None if hidden else state_from_obs),
+        None if hidden else reward,
+        terminated if terminate_when_unhealthy else None,
+        ignored_inputs=() if hidden else (0,),
+        hidden_end=hidden_end,
+    )
 
 
 def _never(like: Tensor) -> Tensor:
