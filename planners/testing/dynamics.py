@@ -64,11 +64,13 @@ def check_dynamics(
     obs = _check_reset(dynamics, start, rows)
     state = _check_assign(dynamics, start, particles, generator)
     for t, action in enumerate(actions):
+        before = generator.clone_state()
+        next_state = _check_step(dynamics, state, action, obs, generator, t)
         _check_mean(dynamics, state, action, particles, f"step {t} without a generator")
-        _check_neighbours(dynamics, state, action, particles, generator, f"step {t}")
+        _check_neighbours(dynamics, state, action, particles, before, f"step {t}")
         if shared_noise:
-            _check_particles(dynamics, state, action, particles, generator, t)
-        state = _check_step(dynamics, state, action, obs, generator, t)
+            _check_particles(dynamics, state, action, particles, before, t)
+        state = next_state
 
 
 def check_smooth(dynamics: Smooth[Any], state: Any, action: Float[Tensor, "rows act"], *, step: float = 1e-5) -> None:
