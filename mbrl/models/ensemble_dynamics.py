@@ -158,16 +158,15 @@ class EnsembleDynamics:
         group, folded = self._group(state), self._elite_weights()
         x = torch.cat([state.obs, action], -1).index_select(0, group.row_of_place).view(*group.shape, -1)
         activate = ACTIVATIONS_IN_PLACE[self.ensemble.activation]
-        *hidden, (weight, bias) = zip(folded.weights, folded.biases, strict=True)
-        for w, b in hidden:
+        for w, b in zip(folded.weights, folded.biases, strict=True):
             x = activate(torch.baddbmm(b, x, w))
-        out = torch.baddbmm(bias, x, weight)
+        out = torch.baddbmm(folded.head_bias, folded.head_weight, x.transpose(1, 2))  # [elites, out, rows]
         if not self.ensemble.deterministic:
             # The variance in closed form: see Folded.
-            variance = out[..., out_dim:].exp_().add_(folded.inverse_ceiling).reciprocal_().add_(folded.floor)
-            scaled = variance.sqrt_().mul_(noise.index_select(0, group.noise_of_place).view(*group.shape, -1))
-            out = out[..., :out_dim].add_(scaled)
-        return out.reshape(-1, out_dim).index_select(0, group.place_of_row)
+            variance = out[:, out_dim:].exp().add_(folded.inverse_ceiling).reciprocal_().add_(folded.floor)
+            own = noise.flatten().index_select(0, group.noise_of_output).view_as(variance)
+            out = variance.sqrt_().mul_(own).add_(out[:, :out_dim])
+        return out.flatten().index_select(0, group.output_of_row).view(rows, out_dim)
 
     def _mean(self, obs: Tensor, action: Tensor) -> Tensor:
         return self._means(obs, action).mean(0)
@@ -178,10 +177,10 @@ class EnsembleDynamics:
         x = torch.cat([obs, action], -1)
         x = x.expand(len(folded.floor), *x.shape)
         activation = ACTIVATIONS[self.ensemble.activation]
-        *hidden, (weight, bias) = zip(folded.weights, folded.biases, strict=True)
-        for w, b in hidden:
+        for w, b in zip(folded.weights, folded.biases, strict=True):
             x = activation(torch.baddbmm(b, x, w))
-        return torch.baddbmm(bias[..., :out_dim], x, weight[..., :out_dim])
+        out = torch.baddbmm(folded.head_bias[:, :out_dim], folded.head_weight[:, :out_dim], x.transpose(1, 2))
+        return out.transpose(1, 2)
 
     def _elite_weights(self) -> Folded:
         """The elites' folded parameters, in order of members; made once after each change of the ensemble."""
@@ -206,7 +205,7 @@ class EnsembleDynamics:
         slot = self._slots[state.member]
         if bool((slot < 0).any()):
             raise ValueError("state: expected members among the elites, got others; call assign again after a fit")
-        grouping = group_rows(slot, state.particle, len(folded.floor))
+        grouping = group_rows(slot, state.particle, len(folded.floor), self.ensemble.out_dim)
         self._grouped = (state.member, state.particle, key, grouping)
         return grouping
 

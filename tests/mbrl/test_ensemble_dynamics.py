@@ -242,8 +242,13 @@ def test_precision_and_device_are_the_ensembles() -> None:
 def test_rows_find_their_place_and_way_back(members: list[int]) -> None:
     group = torch.tensor(members, dtype=torch.long)
     rows = torch.arange(len(group))
-    grouping = group_rows(group, rows % 2, 3)
-    assert grouping.row_of_place[grouping.place_of_row].tolist() == rows.tolist()
-    block = torch.arange(3).repeat_interleave(grouping.shape[1])
-    assert block[grouping.place_of_row].tolist() == members
-    assert (grouping.noise_of_place == rows[:2][grouping.row_of_place % 2]).all()
+    grouping = group_rows(group, rows % 2, 3, 2)
+    # Outputs [groups, out, size] that tell their group, column and row.
+    groups, size = grouping.shape
+    row = grouping.row_of_place.view(groups, 1, size)
+    column = torch.arange(2)[:, None]
+    outputs = 100 * torch.arange(3)[:, None, None] + 10 * column + row
+    expected = 100 * group[:, None] + 10 * torch.arange(2) + rows[:, None]
+    assert torch.equal(outputs.flatten()[grouping.output_of_row].view(-1, 2), expected)
+    noise = torch.stack([rows, rows + 10], 1)  # tells its row and column
+    assert torch.equal(noise.flatten()[grouping.noise_of_output].view(groups, 2, size), row % 2 + 10 * column)

@@ -13,7 +13,7 @@ from mbrl.models.gaussian_ensemble import GaussianEnsemble
 
 def make(seed: int = 0, **kwargs) -> GaussianEnsemble:
     """An ensemble in float64 whose scalings and bounds are not the initial ones."""
-    ensemble = GaussianEnsemble(3, 2, hidden=(8, 7), seed=seed, dtype=torch.float64, **kwargs)
+    ensemble = GaussianEnsemble(3, 2, seed=seed, dtype=torch.float64, **{"hidden": (8, 7), **kwargs})
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -77,20 +77,22 @@ def test_the_default_penalty_grows_from_layer_to_layer(hidden: tuple[int, ...]) 
     assert GaussianEnsemble(3, 1, hidden=hidden, weight_decay=0.5).weight_decay == (0.5,) * len(decay)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"deterministic": True}, {"learned_reward": True, "ignored_inputs": (1,)}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"deterministic": True}, {"learned_reward": True, "ignored_inputs": (1,)}, {"hidden": ()}]
+)
 def test_the_folded_form_is_the_same_function(kwargs: dict) -> None:
     ensemble = make(members=2, **kwargs)
     obs, action = rows()
     mean, std = ensemble.predict(obs, action)
     folded = ensemble.folded()
     x = torch.cat([obs, action], -1).expand(2, -1, -1)
-    for w, b in list(zip(folded.weights, folded.biases, strict=True))[:-1]:
+    for w, b in zip(folded.weights, folded.biases, strict=True):
         x = functional.silu(torch.baddbmm(b, x, w))
-    out = torch.baddbmm(folded.biases[-1], x, folded.weights[-1])
-    torch.testing.assert_close(out[..., : ensemble.out_dim], mean)
+    out = torch.baddbmm(folded.head_bias, folded.head_weight, x.transpose(1, 2))
+    torch.testing.assert_close(out[:, : ensemble.out_dim].transpose(1, 2), mean)
     if not ensemble.deterministic:
-        variance = folded.floor + 1 / (folded.inverse_ceiling + out[..., ensemble.out_dim :].exp())
-        torch.testing.assert_close(variance.sqrt(), std)
+        variance = folded.floor + 1 / (folded.inverse_ceiling + out[:, ensemble.out_dim :].exp())
+        torch.testing.assert_close(variance.sqrt().transpose(1, 2), std)
 
 
 def test_variances_stay_within_their_bounds() -> None:
