@@ -97,13 +97,15 @@ class CEM:
             mean, variance, mean, mean.new_full((len(mean),), -torch.inf), mean.new_zeros(len(mean)).long()
         )
         threshold = self.min_variance * self._half_range(mean) ** 2
+        # For the final score: its draws must not move those of the iterations, so that two plans of n iterations draw
+        # what one of 2n draws, nor be moved by them, as how many there are depends on other batch elements.
+        final_generator = generator.clone_state()
         for _ in range(self.iterations):
             active = (search.variance >= threshold).flatten(1).any(1)
             if stop() or not active.any():
                 break
             search = self._iterate(problem, start, search, active, generator)
-        # A generator of its own, so that two plans of n iterations draw what one of 2n draws.
-        final = evaluate_plans(problem, start, search.mean.unsqueeze(1), generator=generator.clone_state())
+        final = evaluate_plans(problem, start, search.mean.unsqueeze(1), generator=final_generator)
         use_mean = final.valid[:, 0]
         return Plan(
             actions=torch.where(use_mean[:, None, None], search.mean, search.best),
