@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mbrl.data.buffer import ReplayBuffer
 from mbrl.models import fit as fit_module
 from mbrl.models.fit import fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
@@ -47,7 +48,7 @@ def heteroscedastic(n: int, seed: int, low: float = -2, high: float = 2) -> Tran
 @pytest.fixture(scope="module")
 def recovered() -> GaussianEnsemble:
     ensemble = GaussianEnsemble(1, 1, members=5, hidden=(64, 64), seed=0)
-    fit(ensemble, heteroscedastic(4000, 0), seed=0, steps=3000, batch_size=128)
+    fit(ensemble, heteroscedastic(10_000, 0), seed=0, steps=2000, batch_size=128)
     return ensemble
 
 
@@ -196,6 +197,33 @@ def test_the_weights_that_stay_are_those_that_score() -> None:
     torch.testing.assert_close(ensemble.inputs.mean, torch.cat([batch.obs, batch.action], -1)[train].mean(0))
 
 
+def test_the_holdout_of_a_buffer_is_whole_episodes() -> None:
+    batch = linear(120)
+    buffer = ReplayBuffer(200, 2, 1, dtype=torch.float64)
+    for row in range(120):
+        step = TransitionBatch(*(x[row : row + 1] for x in batch))
+        buffer.extend(step._replace(truncated=torch.tensor([row % 20 == 19])))
+    ensemble = small()
+    report = fit(ensemble, buffer, seed=0, holdout=0.25, epochs=1, batch_size=64)
+    mean = ensemble.predict(batch.obs, batch.action).mean
+    error = ((mean - (batch.next_obs - batch.obs)) / ensemble.targets.std).square().mean(-1).view(3, 6, 20).mean(-1)
+    # The error of one of the six episodes: of 30 rows, more than one does not fit.
+    matches = (error - report.holdout_mse[:, None]).abs().amax(0) < 1e-9
+    assert matches.sum() == 1
+    train = torch.cat([batch.obs, batch.action], -1).view(6, 20, 3)[~matches].flatten(0, 1)
+    torch.testing.assert_close(ensemble.inputs.mean, train.mean(0))
+
+
+def test_a_buffer_of_one_episode_holds_out_rows() -> None:
+    batch = linear(60)
+    buffer = ReplayBuffer(100, 2, 1, dtype=torch.float64)
+    for row in range(60):
+        buffer.extend(TransitionBatch(*(x[row : row + 1] for x in batch)))
+    report = fit(small(), buffer, seed=0, patience=1, elites=2)
+    assert report.holdout_mse.isfinite().all()
+    assert len(report.elites) == 2
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     def run(seed: int) -> list[Tensor]:
         ensemble = small()
@@ -270,6 +298,7 @@ def test_constant_columns_do_no_harm() -> None:
         ({"holdout": 0.001}, "holdout: expected a share that leaves rows on both sides, got 0.001 of 300 rows"),
         ({"steps": 5, "elites": 4}, "elites: expected 1 to 3"),
         ({"steps": 5, "elites": 2}, "elites: expected a holdout"),
+        ({"steps": 50, "patience": 0}, "patience: expected at least 1"),
         ({"steps": 50, "lr": 1e300}, "lr: training diverged"),
     ],
 )
