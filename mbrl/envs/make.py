@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 
 SWING_UP = "mbrl/CartPoleSwingUp-v0"
+_WITH_X = {"exclude_current_positions_from_observation": False}
+_OPTIONS: dict[str, dict[str, Any]] = {"HalfCheetah-v5": _WITH_X, "Hopper-v5": _WITH_X}
 SUPPORTED = "supported: flat Box observations and flat, finite Box actions"
 
 if SWING_UP not in gym.registry:
@@ -25,8 +27,6 @@ def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> g
     Raises:
         ValueError: there is no such environment or module, or its spaces are not supported.
     """
-    from mbrl.envs.tasks import task_options
-
     options = {**task_options(env_id.rpartition(":")[2]), **kwargs}
     try:
         env = gym.make(env_id, render_mode=render_mode, **options)
@@ -40,6 +40,11 @@ def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> g
         env.close()
         raise
     return env
+
+
+def task_options(env_id: str) -> dict[str, Any]:
+    """Gymnasium options with which the observation of `env_id` tells the reward; `make_env` uses them."""
+    return dict(_OPTIONS.get(env_id, {}))
 
 
 def check_spaces(env: gym.Env | gym.vector.VectorEnv) -> None:

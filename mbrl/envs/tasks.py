@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from mbrl.envs.definition import Task
-from mbrl.envs.make import SWING_UP, make_env
+from mbrl.envs.make import SWING_UP, make_env, task_options
 from mbrl.envs.mujoco_tasks import half_cheetah, hopper, inverted_pendulum, reacher, swing_up
 from mbrl.types import TransitionBatch
 
 if TYPE_CHECKING:
     from planners.simulator import Simulator
 
-__all__ = ["Task", "simulator", "task", "task_options", "verify"]
+__all__ = ["Task", "simulator", "task", "verify"]
 
 _BUILDERS: dict[str, Callable[..., Task]] = {
     SWING_UP: swing_up,
@@ -27,19 +27,12 @@ _BUILDERS: dict[str, Callable[..., Task]] = {
     "HalfCheetah-v5": half_cheetah,
     "Hopper-v5": hopper,
 }
-_WITH_X = {"exclude_current_positions_from_observation": False}
-_OPTIONS: dict[str, dict[str, Any]] = {"HalfCheetah-v5": _WITH_X, "Hopper-v5": _WITH_X}
 _WITHOUT_EFFECT = {
     "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom",
     "visual_options", "reset_noise_scale",
 }  # fmt: skip
 _FLOOR = 1e-2
 """Rewards smaller than this are compared as if they had this size."""
-
-
-def task_options(env_id: str) -> dict[str, Any]:
-    """Gymnasium options with which the observation of `env_id` tells the reward; `make_env` uses them."""
-    return dict(_OPTIONS.get(env_id, {}))
 
 
 def task(env: str | gym.Env | gym.vector.VectorEnv) -> Task | None:
