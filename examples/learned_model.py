@@ -11,9 +11,8 @@ ensemble = GaussianEnsemble(obs_dim=4, action_dim=1, members=5, hidden=(128, 128
 fit(ensemble, data, seed=0, steps=500)
 model = EnsembleDynamics(ensemble, reward=known.objective, termination=known.termination)
 mpc = MPC(CEM(Box.from_space(env.action_space), horizon=15, population=50, elites=8), Problem(model, particles=5))
-obs, _ = env.reset(seed=0)
-for step in range(100):
-    obs, _, terminated, _, _ = env.step(mpc.act(obs))
-    if terminated:
-        break
-print(f"the pole stayed up for {step + 1} steps")
+obs, ret, terminated = env.reset(seed=0)[0], 0.0, False
+while ret < 100 and not terminated:
+    obs, reward, terminated, _, _ = env.step(mpc.act(obs))
+    ret += reward
+print(f"the pole stayed up for {ret:.0f} steps")

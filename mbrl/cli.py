@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -148,7 +149,14 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (0, 1 where a command says no, 2 for bad input)."""
     args = sys.argv[1:] if args is None else args
     chosen = functools.partial(train, config=preset(_env_id(args)))
-    commands = {"demo": demo, "train": chosen, "resume": resume, "evaluate": evaluate, "plot": plot, "doctor": doctor}
+    commands: dict[str, Callable[..., int]] = {
+        "demo": demo,
+        "train": chosen,
+        "resume": resume,
+        "evaluate": evaluate,
+        "plot": plot,
+        "doctor": doctor,
+    }
     try:
         status: int = tyro.extras.subcommand_cli_from_dict(
             commands, prog="mbrl", description="Model-based reinforcement learning and planning.", args=args

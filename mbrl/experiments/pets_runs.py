@@ -49,7 +49,8 @@ def pets_config(run: Run) -> PETSConfig:
     known = {f.name for f in fields(PETSConfig)}
     if unknown := sorted(set(stored) - known):
         raise ValueError(f"run: {run.path} has settings that this version does not know: {', '.join(unknown)}")
-    return PETSConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return PETSConfig(**settings)
 
 
 def train_pets_run(

@@ -93,7 +93,7 @@ class PETSAgent:
     def __post_init__(self) -> None:
         config = self.config
         observation_space, action_space = single_spaces(self.env)
-        self.task = task_of(self.env)
+        self.task = task(self.env)
         reward, termination = self._objective()
         self.ensemble = GaussianEnsemble(
             observation_space.shape[0],
@@ -271,9 +271,7 @@ class _Loop:
     def plan(self) -> np.ndarray:
         started = time.perf_counter()
         collector, planner = self.collector, self.agent.policy.planner
-        action, self.policy_state = self.agent.policy.predict(
-            collector.obs, self.policy_state, collector.episode_start
-        )
+        action, self.policy_state = self.agent.policy.predict(collector.obs, self.policy_state, collector.episode_start)
         self.plan_ms.append((time.perf_counter() - started) * 1e3)
         replanned = self.policy_state.age == 1
         iterations = getattr(self.policy_state.plan.info, "iterations", None)
@@ -358,12 +356,5 @@ def single_spaces(env: gym.Env | gym.vector.VectorEnv) -> tuple[gym.spaces.Box, 
     return env.observation_space, env.action_space  # type: ignore[return-value]
 
 
-def task_of(env: gym.Env | gym.vector.VectorEnv) -> Task | None:
-    """The library's task for an environment, if it has one."""
-    return task(env.spec.id) if env.spec is not None else None
-
-
 def _rows(batch: TransitionBatch, valid: Tensor) -> TransitionBatch:
     return batch if bool(valid.all()) else TransitionBatch(*(x[valid] for x in batch))
-
-

@@ -6,10 +6,31 @@ import pytest
 
 from mbrl.cli import main
 
-TINY = (
-    "--env-id InvertedPendulum-v5 --total-timesteps 60 --initial-steps 30 --fit-every 30 --fit-steps 10 --hidden 8 8 "
-    "--horizon 4 --population 10 --elites 4 --iterations 1 --eval-every 0"
-).split()
+TINY = [
+    "--env-id",
+    "InvertedPendulum-v5",
+    "--total-timesteps",
+    "60",
+    "--initial-steps",
+    "30",
+    "--fit-every",
+    "30",
+    "--fit-steps",
+    "10",
+    "--hidden",
+    "8",
+    "8",
+    "--horizon",
+    "4",
+    "--population",
+    "10",
+    "--elites",
+    "4",
+    "--iterations",
+    "1",
+    "--eval-every",
+    "0",
+]
 
 
 @pytest.fixture(scope="module")
