@@ -21,7 +21,7 @@ from planners.testing.laws import (
     with_nan_rows,
     with_other_rows,
 )
-from planners.testing.references import cliff_reference
+from planners.testing.references import cliff_reference, hazard
 
 
 def check_planner(planner: Planner[Any], problem: Problem, start: Any, *, seed: int = 0) -> None:
@@ -248,41 +248,28 @@ def _check_end(planner: Planner[Any], box: Box, horizon: int, like: Tensor, seed
     require_same(law, "value", plan.value, best)
 
 
-def _probe(box: Box, bad: str) -> Problem:
-    """A first action above the centre meets something that is not finite; everything else costs 1 a step.
-
-    So a number that stands for "invalid" wins if it is above the negative returns of the valid plans. Columns of the
-    state: steps taken, 1 after the bad action, a number that is not finite then, 1 where every action is bad.
-    """
-    center, value = float(box.center[0]), torch.inf if bad.endswith("inf") else torch.nan
-    in_reward = bad.startswith("reward")
-
-    def transition(x: Tensor, u: Tensor) -> Tensor:
-        hit = (x[:, 1] == 1) | ((x[:, 0] == 0) & (u[:, 0] > center)) | (x[:, 3] != 0)
-        seen = torch.where(hit, 0.0 if in_reward else value, 0.0)
-        return torch.stack([x[:, 0] + 1, hit.to(x), seen.to(x), x[:, 3]], dim=1)
-
-    def reward(x: Tensor, u: Tensor, next_x: Tensor) -> Tensor:
-        return torch.where(next_x[:, 1] == 1, value if in_reward else 1.0, -1.0).to(x)
-
-    return Problem(FunctionDynamics(transition, reward))
-
-
 def _check_invalid(planner: Planner[Any], box: Box, like: Tensor, bad: str, seed: int) -> None:
-    plan = _plan(planner, _probe(box, bad), like.new_zeros(2, 4), seed)
     law = f"Invalid candidates score -inf and never win ({bad})"
+    problem, start = hazard(box, bad), like.new_zeros(2, 4)
+    memory = planner.init(problem, start, generator=seeded(seed, like.device))
+    held = _stopped(planner, problem, start, memory, seed)
+    plan = _plan(planner, problem, start, seed, memory)
     _check_fields(planner, plan, 2)
     require(
         bool(plan.valid.all()) and bool((plan.actions[:, 0, 0] <= box.center[0].to(like)).all()),
         f"{law}: half of the box is valid, but the plan has valid {plan.valid.tolist()}, value "
         f"{plan.value.tolist()} and first actions {plan.actions[:, 0].tolist()}.",
     )
-    expected = torch.full_like(plan.value, -float(plan.actions.shape[1]))
-    require_same(law, "value", plan.value, expected)
+    _check_value(problem, start, plan, seed)
+    require(
+        bool((plan.value > held.value).all()),
+        f"{law}: low actions are valid and pay, but the value went from {held.value.tolist()} "
+        f"to {plan.value.tolist()}.",
+    )
 
 
 def _check_all_invalid(planner: Planner[Any], box: Box, like: Tensor, seed: int) -> None:
-    problem, start = _probe(box, "reward NaN"), like.new_zeros(3, 4)
+    problem, start = hazard(box, "reward NaN"), like.new_zeros(3, 4)
     well = _plan(planner, problem, start, seed)
     start[1, 3] = 1.0
     plan = _plan(planner, problem, start, seed)

@@ -93,3 +93,25 @@ def cliff_reference(
     start = torch.zeros(batch, 2, dtype=dtype, device=device)
     value = torch.full((batch,), float(horizon), dtype=dtype, device=device)
     return Reference(Problem(FunctionDynamics(transition, reward, termination)), start, box, value)
+
+
+def hazard(box: Box, bad: str) -> Problem:
+    """A first action above the centre meets something that is not finite; otherwise a step costs 1 (low) to 2 (high).
+
+    `bad` is "reward" or "observation", a space, and "NaN" or "inf". Every valid return is negative, so that a number
+    which stands for "invalid" shows where it wins. Columns of the state: steps taken, 1 after the bad action, a number
+    that is not finite then, 1 where every action is bad.
+    """
+    low, center, span = float(box.low[0]), float(box.center[0]), float(box.range[0])
+    value = torch.inf if bad.endswith("inf") else torch.nan
+    in_reward = bad.startswith("reward")
+
+    def transition(x: Tensor, u: Tensor) -> Tensor:
+        hit = (x[:, 1] == 1) | ((x[:, 0] == 0) & (u[:, 0] > center)) | (x[:, 3] != 0)
+        seen = torch.where(hit, 0.0 if in_reward else value, 0.0)
+        return torch.stack([x[:, 0] + 1, hit.to(x), seen.to(x), x[:, 3]], dim=1)
+
+    def reward(x: Tensor, u: Tensor, next_x: Tensor) -> Tensor:
+        return torch.where(next_x[:, 1] == 1, value if in_reward else 1.0, -1.0 - (u[:, 0] - low) / span).to(x)
+
+    return Problem(FunctionDynamics(transition, reward))
