@@ -305,7 +305,7 @@ class ReplayBuffer:
 
     def _rows(self, position: Tensor) -> TransitionBatch:
         index = self._index(position)
-        rows = self._store.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
+        rows = self._store.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, sum(self._widths))
         parts = rows.split(self._widths, -1)
         fields = {n: x if self._shapes[n] else x[..., 0] for n, x in zip(_FIELDS, parts, strict=True)}
         discount = 1 - fields["terminated"]

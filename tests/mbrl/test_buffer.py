@@ -123,6 +123,16 @@ def test_sequences_are_stretches_of_the_list(history, slots, length):
         assert batch.reward[:, i].tolist() == window + [window[-1]] * (length - len(window))
 
 
+def test_a_buffer_of_holes_is_empty():
+    buffer = filled([("hole", "hole")], 3)
+    assert len(buffer) == 0
+    assert buffer.all().obs.shape == (0, 2)
+    assert len(buffer.episode_ids()) == 0
+    assert [len(rows) for rows in buffer.split(0.5, generator=generator(0))] == [0, 0]
+    with pytest.raises(ValueError, match="collect first"):
+        buffer.sample(1, generator=generator(0))
+
+
 def test_three_step_returns_by_hand():
     # Rewards 1, 2, 3, 4 at discount 1/2; the episode terminates at 3, and 4 is the newest row of the next.
     buffer = filled([("step",), ("step",), ("terminated",), ("step",)], 4)

@@ -140,6 +140,13 @@ def test_one_environment_equals_a_loop_over_it():
         obs = env.reset()[0] if terminated or truncated else next_obs
 
 
+def test_only_a_termination_stops_the_bootstrap():
+    collector = Collector(Counting(length=1), seed=0)
+    collected = [collector.step(np.zeros((1, 1))).batch for _ in range(2)]  # terminated, then truncated
+    assert [batch.discount.item() for batch in collected] == [0, 1]
+    assert [batch.truncated.item() for batch in collected] == [False, True]
+
+
 def test_a_terminated_pendulum_stops_the_bootstrap():
     env = gym.make("InvertedPendulum-v5")
     collector = Collector(env, seed=0)
@@ -214,6 +221,15 @@ def test_divergence_in_the_last_step_of_an_episode_is_noticed(tmp_path, monkeypa
     assert collected.episodes == []
 
 
+def test_time_that_stands_still_is_a_divergence():
+    env = gym.make("HalfCheetah-v5")
+    collector = Collector(env, seed=0)
+    for _ in range(3):
+        assert collector.step(np.zeros((1, 6))).valid.all()
+    env.unwrapped.data.time = 0  # as after a reset that left no warning behind
+    assert not collector.step(np.zeros((1, 6))).valid.any()
+
+
 @pytest.mark.parametrize("what", ["obs", "reward"])
 def test_numbers_that_are_not_finite_stop_collection(what):
     bad = {f"bad_{what}_at": 2}
@@ -254,7 +270,11 @@ def test_collect_appends_to_a_buffer_without_linking():
     buffer = ReplayBuffer(20, 2, 1)
     for _ in range(2):
         assert collect(env, RandomPolicy(env.action_space), 4, buffer=buffer) is buffer
-    assert buffer.episode_ids().unique(return_counts=True)[1].tolist() == [4, 4]
+    collected = Collector(env, seed=0).step(np.zeros((1, 1)))
+    for _ in range(2):
+        buffer.extend(collected.batch, collected.valid)
+    collect(env, RandomPolicy(env.action_space), 3, buffer=buffer)
+    assert buffer.episode_ids().unique(return_counts=True)[1].tolist() == [4, 4, 2, 3]
 
 
 def test_random_actions_depend_on_seed_and_tick_alone():
