@@ -1,0 +1,1 @@
+"""Speed and sample use, against peers and against the floor. `python -m benchmarks --help`."""

@@ -1,0 +1,134 @@
+"""Runs inside mbrl-lib's environment: one unit of work for every line read, one JSON line with its cost for each.
+
+python -I mbrl_lib_worker.py ensemble_epoch|cem_plan '{"sizes": ...}'
+"""
+
+import json
+import sys
+import time
+from importlib import metadata
+
+import gymnasium as gym
+import mbrl.planning
+import numpy as np
+import omegaconf
+import torch
+from mbrl.util import common
+
+import mbrl.models
+
+OBS, ACT = 17, 6
+
+
+def dynamics_config(members, rows):
+    """The library's Gaussian ensemble: 4 layers of 200, SiLU, learned reward, predicting differences."""
+    return omegaconf.OmegaConf.create(
+        {
+            "dynamics_model": {
+                "_target_": "mbrl.models.GaussianMLP",
+                "_recursive_": False,
+                "device": "cpu",
+                "num_layers": 4,
+                "hid_size": 200,
+                "in_size": "???",
+                "out_size": "???",
+                "ensemble_size": members,
+                "deterministic": False,
+                "propagation_method": "random_model",
+                "learn_logvar_bounds": False,
+                "activation_fn_cfg": {"_target_": "torch.nn.SiLU"},
+            },
+            "algorithm": {"learned_rewards": True, "target_is_delta": True, "normalize": True},
+            "overrides": {"trial_length": 200, "num_steps": rows, "num_elites": members},
+        }
+    )
+
+
+def model_and_buffer(members, rows):
+    """An ensemble and a buffer full of transitions of a smooth random system."""
+    config = dynamics_config(members, rows)
+    rng = np.random.default_rng(0)
+    model = common.create_one_dim_tr_model(config, (OBS,), (ACT,))
+    buffer = common.create_replay_buffer(config, (OBS,), (ACT,), rng=rng)
+    weights = 0.1 * rng.normal(size=(OBS + ACT, OBS))
+    obs, action = rng.normal(size=(rows, OBS)), rng.uniform(-1, 1, size=(rows, ACT))
+    following = obs + np.tanh(np.concatenate([obs, action], 1) @ weights)
+    for o, a, n in zip(obs, action, following, strict=True):
+        buffer.add(o, a, n, float(o[0]), False, False)
+    model.update_normalizer(buffer.get_all())
+    return model, buffer
+
+
+def ensemble_epoch(members, rows, batch_size):
+    """One pass over the data by every member, without scoring a holdout."""
+    model, buffer = model_and_buffer(members, rows)
+    trainer = mbrl.models.ModelTrainer(model, optim_lr=1e-3, weight_decay=5e-5)
+    batches, _ = common.get_basic_buffer_iterators(
+        buffer, batch_size, 0.0, ensemble_size=members, shuffle_each_epoch=True
+    )
+    return lambda: trainer.train(batches, num_epochs=1, evaluate=False, silent=True)
+
+
+def cem_plan(members, population, horizon, particles, iterations, elites):
+    """One plan of the library's agent, through an ensemble that was trained for an epoch."""
+    rows = 2_000
+    model, buffer = model_and_buffer(members, rows)
+    trainer = mbrl.models.ModelTrainer(model, optim_lr=1e-3, weight_decay=5e-5)
+    batches, _ = common.get_basic_buffer_iterators(buffer, 256, 0.0, ensemble_size=members)
+    trainer.train(batches, num_epochs=1, evaluate=False, silent=True)
+
+    class Spaces(gym.Env):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,))
+        action_space = gym.spaces.Box(-1, 1, (ACT,))
+
+    def never(action, next_obs):
+        return torch.zeros(len(next_obs), 1, dtype=torch.bool)
+
+    env = mbrl.models.ModelEnv(Spaces(), model, never, None, generator=torch.Generator())
+    config = omegaconf.OmegaConf.create(
+        {
+            "_target_": "mbrl.planning.TrajectoryOptimizerAgent",
+            "_recursive_": False,
+            "action_lb": "???",
+            "action_ub": "???",
+            "planning_horizon": horizon,
+            "replan_freq": 1,
+            "verbose": False,
+            "optimizer_cfg": {
+                "_target_": "mbrl.planning.CEMOptimizer",
+                "num_iterations": iterations,
+                "elite_ratio": elites / population,
+                "population_size": population,
+                "alpha": 0.1,
+                "device": "cpu",
+                "lower_bound": "???",
+                "upper_bound": "???",
+                "return_mean_elites": True,
+                "clipped_normal": False,
+            },
+        }
+    )
+    agent = mbrl.planning.create_trajectory_optim_agent_for_model(env, config, num_particles=particles)
+    rng = np.random.default_rng(1)
+    return lambda: agent.act(rng.normal(size=OBS))
+
+
+def main():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    out, sys.stdout = sys.stdout, sys.stderr  # the library prints; the pipe is for answers alone
+    work = {"ensemble_epoch": ensemble_epoch, "cem_plan": cem_plan}[sys.argv[1]](**json.loads(sys.argv[2]))
+
+    def answer(value):
+        out.write(json.dumps(value) + "\n")
+        out.flush()
+
+    answer({name: metadata.version(name) for name in ("mbrl", "torch", "numpy", "gymnasium", "hydra-core")})
+    for _ in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        answer({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu})
+
+
+if __name__ == "__main__":
+    main()
