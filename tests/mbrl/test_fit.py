@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.models import fit as fit_module
-from mbrl.models.fit import fit
+from mbrl.models.fit import Rows, _Batches, _split, _train_until_stale, fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.network import forward
 from mbrl.models.trainer import Trainer
+from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
 from planners.rows import leaves, map_rows
 
@@ -48,7 +48,7 @@ def heteroscedastic(n: int, seed: int, low: float = -2, high: float = 2) -> Tran
 @pytest.fixture(scope="module")
 def recovered() -> GaussianEnsemble:
     ensemble = GaussianEnsemble(1, 1, members=5, hidden=(64, 64), seed=0)
-    fit(ensemble, heteroscedastic(10_000, 0), seed=0, steps=2000, batch_size=128)
+    fit(ensemble, heteroscedastic(10_000, 0), seed=0, steps=2000, batch_size=256)
     return ensemble
 
 
@@ -167,10 +167,10 @@ def test_each_member_stops_alone_and_ends_with_its_own_best_weights() -> None:
     ensemble = small()
     batch = linear()
     x = torch.cat([batch.obs, batch.action], -1)
-    data = fit_module.Rows(x, batch.next_obs - batch.obs)
+    data = Rows(x, batch.next_obs - batch.obs)
     trainer = Trainer(ensemble.parameters, "silu", ensemble.weight_decay, 1e-2)
-    batches = fit_module._Batches(torch.arange(300), 3, 100, True, torch.Generator().manual_seed(0))
-    best, _, steps = fit_module._train_until_stale(trainer, data, batches, score, 3, 100, 2)
+    batches = _Batches(torch.arange(300), 3, 100, True, torch.Generator().manual_seed(0))
+    best, _, steps = _train_until_stale(trainer, data, batches, score, 3, 100, 2)
     # Member 0 is best after epoch 1, member 1 after 3, member 2 before the first. Position of each in what was scored:
     for member, (epoch, position) in enumerate([(1, 0), (3, 0), (0, 2)]):
         positions = len(score.seen[epoch].max_logvar)
@@ -185,7 +185,7 @@ def test_each_member_stops_alone_and_ends_with_its_own_best_weights() -> None:
 def test_the_weights_that_stay_are_those_that_score() -> None:
     ensemble, batch = small(members=4), linear(200)
     report = fit(ensemble, batch, seed=0, holdout=0.25, patience=2, epochs=60, lr=3e-2, batch_size=20, elites=2)
-    train, held = fit_module._split(batch, 200, 0.25, 5000, fit_module.generator(0, "fit", "holdout"))
+    train, held = _split(batch, 200, 0.25, 5000, generator(0, "fit", "holdout"))
     assert len(held) == 50
     assert not set(train.tolist()) & set(held.tolist())
     mean = ensemble.predict(batch.obs[held], batch.action[held]).mean
@@ -237,7 +237,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 def test_batches_pass_over_every_row() -> None:
     train = torch.tensor([3, 5, 8, 9, 11, 12])
-    batches = fit_module._Batches(train, 2, 4, False, torch.Generator().manual_seed(0))
+    batches = _Batches(train, 2, 4, False, torch.Generator().manual_seed(0))
     drawn = torch.cat([batches.next() for _ in range(3)], 1)  # two passes in three batches
     for member in drawn:
         assert sorted(member[:6].tolist()) == train.tolist()
@@ -246,7 +246,7 @@ def test_batches_pass_over_every_row() -> None:
 
 
 def test_bootstrap_samples_are_drawn_once_and_differ() -> None:
-    batches = fit_module._Batches(torch.arange(100), 2, 100, True, torch.Generator().manual_seed(0))
+    batches = _Batches(torch.arange(100), 2, 100, True, torch.Generator().manual_seed(0))
     first, second = batches.next().sort().values, batches.next().sort().values
     assert torch.equal(first, second)
     assert not torch.equal(first[0], first[1])
