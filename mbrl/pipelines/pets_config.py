@@ -93,7 +93,9 @@ _SMALL = PETSConfig(
 """Fits one CPU core: about 20 ms a plan."""
 
 PRESETS: dict[str, PETSConfig] = {
-    "mbrl/CartPoleSwingUp-v0": replace(_SMALL, total_timesteps=2_000),
+    "mbrl/CartPoleSwingUp-v0": replace(
+        _SMALL, total_timesteps=2_000, initial_steps=100, fit_every=25, fit_steps=150, iterations=2
+    ),
     "InvertedPendulum-v5": replace(
         _SMALL,
         total_timesteps=2_000,
