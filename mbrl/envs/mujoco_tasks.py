@@ -37,8 +37,9 @@ def swing_up() -> Task:
 def inverted_pendulum(frame_skip: int = 2) -> Task:
     """InvertedPendulum-v5: 1 while the pole is within 0.2 rad of upright, which ties all plans that keep it there.
 
-    The objective is exp(-(10 angle)^2 / 2 - x^2 / 2): smooth, positive, so that staying alive always pays, and highest
-    upright at the centre.
+    The objective is exp(-((10 angle)^2 + (3 x)^2) / 2): smooth, positive, so that staying alive always pays, and highest
+    upright at the centre. The pull to the centre has to be strong: with (x)^2 instead, plans of 0.6 s let the cart drift
+    to the end of the rail, where nothing can be saved.
     """
 
     def terminated(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def inverted_pendulum(frame_skip: int = 2) -> Task:
         return (~terminated(obs, action, next_obs)).to(next_obs.dtype)
 
     def objective(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-        return torch.exp(-((10 * next_obs[:, 1]) ** 2 + next_obs[:, 0] ** 2) / 2)
+        return torch.exp(-((10 * next_obs[:, 1]) ** 2 + (3 * next_obs[:, 0]) ** 2) / 2)
 
     def observe(after: Fields) -> Tensor:
         return torch.cat([after["qpos"], after["qvel"]], 1)
