@@ -140,6 +140,15 @@ def test_the_warm_start_of_open_loop_steps_is_shifted_once_a_step():
             _, state = mpc.predict(OBS, state)
 
 
+def test_who_does_not_replan_keeps_a_shifted_warm_start_while_others_replan():
+    mpc = MPC(PLANNER, PROBLEM, replan_every=3)
+    _, state = mpc.predict(OBS)
+    before = state.memory.mean
+    _, state = mpc.predict(OBS, state, [False, True, False])
+    torch.testing.assert_close(state.memory.mean[[0, 2], :-1], before[[0, 2], 1:], rtol=0, atol=0)
+    assert not torch.equal(state.memory.mean[1, :-1], before[1, 1:])
+
+
 def test_an_invalid_plan_raises_and_shows_the_observation():
     with pytest.raises(InvalidPlanError, match=r"batch element 1 met .*Observation: \[1.0, 2.0\].*on_invalid"):
         MPC(PLANNER, BROKEN).predict(OBS)
