@@ -99,11 +99,14 @@ PRESETS: dict[str, PETSConfig] = {
     "InvertedPendulum-v5": replace(
         _SMALL,
         total_timesteps=2_000,
+        hidden=(64, 64),
         initial_steps=100,
-        fit_every=100,
-        fit_steps=400,
+        fit_every=50,
+        fit_steps=200,
         horizon=15,
-        population=50,
+        population=30,
+        elites=5,
+        iterations=2,
         objective=True,  # the reward, 1 while the pole is up, ties all plans that keep it up
         eval_every=250,
     ),
