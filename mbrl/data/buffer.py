@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from mbrl.data.holdout import split_episodes
 from mbrl.types import TransitionBatch
 
 _HOLE = -1
@@ -109,9 +110,7 @@ class ReplayBuffer:
             self._holes += int((~valid).sum())
         if over.any():
             self._renew(over)
-        self._head = (slot + 1) % self._slots
-        self._filled = min(self._filled + 1, self._slots)
-        self._valid_slots = None
+        self._moved(1)
 
     def extend_rows(self, batch: TransitionBatch) -> None:
         """Add rows that have no order, such as those of a model: each is an episode of its own.
@@ -138,9 +137,7 @@ class ReplayBuffer:
         self._episode[slots, 0] = torch.arange(first, first + kept, device=self.device)
         self._current.fill_(first + kept)
         self._next_episode = first + kept + 1
-        self._head = (self._head + rows) % self._slots
-        self._filled = min(self._filled + kept, self._slots)
-        self._valid_slots = None
+        self._moved(rows)
 
     def end_episodes(self) -> None:
         """What is added next belongs to new episodes: the environments were reset, or are others."""
@@ -176,9 +173,7 @@ class ReplayBuffer:
             first.obs,
             first.action,
             reward,
-            last.next_obs,
-            last.terminated,
-            last.truncated,
+            *last[3:6],  # next_obs, terminated, truncated
             powers[steps] * last.discount,
             first.log_prob,
         )
@@ -211,26 +206,8 @@ class ReplayBuffer:
     def split(
         self, fraction: float, *, generator: torch.Generator
     ) -> tuple[Int[Tensor, "train"], Int[Tensor, "holdout"]]:
-        """Rows of `all()` for training, and whole episodes held out: at most `fraction` of the rows.
-
-        Where every episode is longer than that, the shortest is held out; of one episode alone, nothing.
-
-        Raises:
-            ValueError: `fraction` is outside [0, 1).
-        """
-        if not 0 <= fraction < 1:
-            raise ValueError(f"fraction: expected a number in [0, 1), got {fraction}")
-        _, episode, counts = torch.unique(self.episode_ids(), return_inverse=True, return_counts=True)
-        held = torch.zeros(len(counts), dtype=torch.bool, device=self.device)
-        if fraction > 0 and len(counts) > 1:
-            allowed = fraction * len(self)
-            order = torch.randperm(len(counts), generator=generator, device=generator.device).to(self.device)
-            order = order[counts[order] <= allowed]
-            held[order[counts[order].cumsum(0) <= allowed]] = True
-            if not held.any():
-                held[counts.argmin()] = True
-        rows = held[episode]
-        return (~rows).nonzero()[:, 0], rows.nonzero()[:, 0]
+        """Rows of `all()` for training, and whole episodes held out: see `split_episodes`."""
+        return split_episodes(self.episode_ids(), fraction, generator=generator)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of everything that a continuation needs; only the slots in use."""
@@ -301,7 +278,7 @@ class ReplayBuffer:
         inside = window < self._filled * self.num_envs
         window = torch.where(inside, window, position)
         episode = self._episode.view(-1)[self._index(window)]
-        return window, (inside & (episode == episode[:1])).cummin(0).values
+        return window, inside & (episode == episode[:1])
 
     def _rows(self, position: Tensor) -> TransitionBatch:
         index = self._index(position)
@@ -311,6 +288,11 @@ class ReplayBuffer:
         discount = 1 - fields["terminated"]
         flags = {name: fields[name] != 0 for name in ("terminated", "truncated")}
         return TransitionBatch(**{**fields, **flags, "discount": discount})
+
+    def _moved(self, slots: int) -> None:
+        self._head = (self._head + slots) % self._slots
+        self._filled = min(self._filled + slots, self._slots)
+        self._valid_slots = None
 
     def _renew(self, over: Tensor) -> None:
         """New ids for the environments whose episode is over."""

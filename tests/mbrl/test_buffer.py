@@ -168,6 +168,9 @@ def test_unordered_rows_are_never_linked():
     ids = buffer.episode_ids().tolist()
     assert ids[4] == ids[5]
     assert len(set(ids[:5])) == 5
+    buffer.end_episodes()
+    buffer.extend(batch_of([7], ["step"])[0])
+    assert buffer.episode_ids()[-1] != buffer.episode_ids()[-2]
 
 
 @pytest.mark.parametrize("rows", [2, 5, 6, 13])
@@ -205,6 +208,13 @@ def test_split_holds_out_whole_episodes(history, fraction):
         assert len(holdout) <= fraction * len(buffer) or len(held) == 1
     else:
         assert not held
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_split_passes_over_episodes_that_are_too_long(seed):
+    kinds = ["step"] * 7 + ["terminated"] * 3  # 8, 1 and 1 rows
+    _, holdout = filled([(kind,) for kind in kinds], 10).split(0.2, generator=generator(seed))
+    assert holdout.tolist() == [8, 9]
 
 
 @settings(deadline=None, max_examples=50)

@@ -91,6 +91,15 @@ def test_a_diverged_simulation_is_behind_a_restored_one(tmp_path, monkeypatch):
     assert steps(restored, policy, state, 20) == steps(original, policy, state, 20)
 
 
+def test_a_restored_collector_watches_time_from_where_it_was():
+    original, env = Collector(single("HalfCheetah-v5"), seed=0), single("HalfCheetah-v5")
+    steps(original, RandomPolicy(env.action_space), None, 5)
+    restored = Collector(env, seed=1)
+    restored.restore(*original.snapshot())
+    env.unwrapped.data.time = 0.01
+    assert not restored.step(np.zeros((1, 6))).valid.any()
+
+
 class Walk(gym.Env):
     """A random walk whose steps draw from np_random, or from a source of its own."""
 
