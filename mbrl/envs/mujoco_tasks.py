@@ -37,9 +37,9 @@ def swing_up() -> Task:
 def inverted_pendulum(frame_skip: int = 2) -> Task:
     """InvertedPendulum-v5: 1 while the pole is within 0.2 rad of upright, which ties all plans that keep it there.
 
-    The objective is exp(-((10 angle)^2 + (3 x)^2) / 2): smooth, positive, so that staying alive always pays, and highest
-    upright at the centre. The pull to the centre has to be strong: with (x)^2 instead, plans of 0.6 s let the cart drift
-    to the end of the rail, where nothing can be saved.
+    The objective is exp(-((10 angle)^2 + (3 x)^2) / 2): smooth, positive, so that staying alive always pays, and
+    highest upright at the centre. The pull to the centre has to be strong: with x^2 instead of (3 x)^2, plans of 0.6 s
+    let the cart drift to the end of the rail, where nothing can be saved.
     """
 
     def terminated(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
