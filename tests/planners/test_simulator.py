@@ -16,8 +16,6 @@ from planners.simulator import SimState, Simulator
 from planners.testing import check_dynamics
 
 IDS = ["mbrl/CartPoleSwingUp-v0", "InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5", "Hopper-v5"]
-# Whole episodes: 200, 1000 and 50 steps; the long ones with contacts are cut to save time.
-STEPS = {"InvertedPendulum-v5": 1000, "HalfCheetah-v5": 300, "Hopper-v5": 300}
 
 
 def concatenate(states: list[SimState]) -> SimState:
@@ -42,12 +40,11 @@ def test_a_replay_equals_gymnasium() -> None:
     for env_id in IDS:
         env = make_env(env_id)
         model = simulator(env, threads=1)
-        limit = STEPS.get(env_id, env.spec.max_episode_steps)
         obs, _ = env.reset(seed=3)
         state = model.state_of(env)
         np.testing.assert_array_equal(model.observe(state)[0].numpy(), obs)
         gain = 0.02 if env_id == "InvertedPendulum-v5" else 1.0  # large pushes would end the episode at once
-        for t, action in enumerate(actions(env, limit) * gain):
+        for t, action in enumerate(actions(env, env.spec.max_episode_steps) * gain):
             if env_id == "InvertedPendulum-v5":
                 action = action + 3 * obs[1] + 0.5 * obs[3] + 0.1 * obs[0] + 0.2 * obs[2]
             obs, reward, terminated, truncated, _ = env.step(action.numpy())
@@ -58,7 +55,8 @@ def test_a_replay_equals_gymnasium() -> None:
             if terminated or truncated:
                 break
         assert model.diverged == 0
-        assert t > 5
+        assert terminated or truncated  # a whole episode; the hopper falls early, the others reach their limit
+        assert env_id == "Hopper-v5" or truncated
         env.close()
 
 
