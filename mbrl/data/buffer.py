@@ -60,7 +60,8 @@ class ReplayBuffer:
         self._store = torch.zeros((*shape, sum(self._widths)), dtype=dtype, device=self.device)
         # On the CPU a step is written through numpy, which takes a tenth of the time of one write by torch.
         shared = self.device.type == "cpu" and dtype in (torch.float32, torch.float64)
-        self._arrays = [part.numpy() for part in self._store.split(self._widths, -1)] if shared else None
+        parts = zip(self._store.split(self._widths, -1), self._shapes.values(), strict=True)
+        self._arrays = [(x if wide else x[..., 0]).numpy() for x, wide in parts] if shared else None
         self._episode = torch.full(shape, _HOLE, dtype=torch.int64, device=self.device)
         self._current = torch.arange(num_envs, device=self.device)  # the episode that each environment is in
         self._next_episode = num_envs
@@ -89,7 +90,7 @@ class ReplayBuffer:
             ValueError: a shape does not fit the buffer.
         """
         self._check(batch, self.num_envs)
-        if valid is not None and tuple(valid.shape) != (self.num_envs,):
+        if valid is not None and valid.shape != (self.num_envs,):
             raise ValueError(f"valid: expected shape [{self.num_envs}], one an environment, got {list(valid.shape)}")
         whole = valid is None or bool(valid.all())
         slot = self._head
@@ -97,7 +98,7 @@ class ReplayBuffer:
             self._holes -= int((self._episode[slot] == _HOLE).sum())
         if self._arrays is not None and not batch.obs.is_cuda:
             for array, name in zip(self._arrays, _FIELDS, strict=True):
-                array[slot] = getattr(batch, name).numpy(force=True).reshape(self.num_envs, -1)
+                array[slot] = getattr(batch, name).detach().numpy()
         else:
             self._store[slot] = self._pack(batch)
         over = batch.terminated | batch.truncated
@@ -242,7 +243,6 @@ class ReplayBuffer:
                 )
         for name, store in mine.items():
             store[: len(state[name])] = state[name].to(self.device)
-        self._episode[filled:] = _HOLE
         self._head, self._filled, self._holes, self._next_episode = head, filled, holes, next_episode
         self._valid_slots = None
 

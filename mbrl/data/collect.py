@@ -93,16 +93,22 @@ class Collector:
         """
         executed = self._executable(action)
         stepped = self._worlds.step(executed)
-        valid = stepped.executed & ~stepped.diverged
-        whole = bool(valid.all())
-        self._finite("observation", stepped.next_obs if whole else stepped.next_obs[valid], executed)
-        self._finite("reward", stepped.reward if whole else stepped.reward[valid], executed)
-        over = (stepped.terminated | stepped.truncated | stepped.diverged) & stepped.executed
+        valid = stepped.executed
+        if stepped.eventful:
+            valid = valid & ~stepped.diverged
+        self._finite("observation", stepped.next_obs, executed, valid)
+        self._finite("reward", stepped.reward, executed, valid)
         batch = _batch(self.obs, executed, stepped)
-        episodes = self._account(executed, stepped, over)
-        if whole and not over.any():
-            self.obs, self.episode_start = stepped.next_obs.copy(), over
+        for i, reward in enumerate(stepped.reward.tolist()):
+            if stepped.executed[i]:
+                self._actions[i].append(executed[i])
+                self._returns[i] += reward
+        episodes: list[Episode] = []
+        if not stepped.eventful:
+            self.obs, self.episode_start = stepped.next_obs.copy(), np.zeros(self.num_envs, dtype=bool)
         else:
+            over = (stepped.terminated | stepped.truncated | stepped.diverged) & stepped.executed
+            episodes = self._close(stepped, over)
             self.obs, self.episode_start = self._worlds.go_on(stepped, over)
             self._finite("observation of reset", self.obs)
         return Collected(batch, torch.from_numpy(valid), episodes)
@@ -139,30 +145,29 @@ class Collector:
         array = array.astype(self._action_space.dtype)  # copies: the caller's array may change later
         return self._finite("action", array)
 
-    def _account(self, action: np.ndarray, stepped: Stepped, over: np.ndarray) -> list[Episode]:
-        self.diverged += int(stepped.diverged.any() and stepped.diverged.sum())
+    def _close(self, stepped: Stepped, over: np.ndarray) -> list[Episode]:
+        self.diverged += int(stepped.diverged.sum())
         episodes = []
-        for i in range(self.num_envs):
-            if not stepped.executed[i]:
-                continue
-            self._actions[i].append(action[i])
-            self._returns[i] += float(stepped.reward[i])
-            if over[i]:
-                if not stepped.diverged[i]:
-                    end = bool(stepped.terminated[i])
-                    episodes.append(Episode(i, self._returns[i], len(self._actions[i]), end))
-                self._returns[i], self._actions[i] = 0.0, []
+        for i in over.nonzero()[0].tolist():
+            if not stepped.diverged[i]:
+                end = bool(stepped.terminated[i])
+                episodes.append(Episode(i, self._returns[i], len(self._actions[i]), end))
+            self._returns[i], self._actions[i] = 0.0, []
         return episodes
 
-    def _finite(self, name: str, x: np.ndarray, action: np.ndarray | None = None) -> np.ndarray:
-        # A sum is finite unless a term is not, or it overflows: the dear test is needed for those alone.
-        if np.isfinite(x.sum()) or np.isfinite(x).all():
+    def _finite(
+        self, name: str, x: np.ndarray, action: np.ndarray | None = None, where: np.ndarray | None = None
+    ) -> np.ndarray:
+        if np.isfinite(x).all():
             return x
-        row = int((~np.isfinite(x.reshape(len(x), -1)).all(-1)).argmax())
-        where = "" if action is None else f" after action {action[row].tolist()}"
+        bad = ~np.isfinite(x.reshape(len(x), -1)).all(-1) & (True if where is None else where)
+        if not bad.any():
+            return x
+        row = int(bad.argmax())
+        after = "" if action is None else f" after action {action[row].tolist()}"
         source = "a policy" if name == "action" else "an environment"
         raise ValueError(
-            f"{name}: expected finite numbers from {source}, got {x[row].tolist()} in row {row}{where}; correct what "
+            f"{name}: expected finite numbers from {source}, got {x[row].tolist()} in row {row}{after}; correct what "
             "made it: training on it would spoil every parameter"
         )
 

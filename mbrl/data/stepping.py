@@ -28,6 +28,8 @@ class Stepped(NamedTuple):
     """[envs] bool: False where the environment was reset instead of stepped (NEXT_STEP)."""
     diverged: np.ndarray
     """[envs] bool: the simulation started over."""
+    eventful: bool
+    """False where every environment was stepped, and none ended or diverged: most steps."""
 
 
 class Worlds(Protocol):
@@ -76,13 +78,16 @@ class Copies:
 
     def step(self, action: np.ndarray) -> Stepped:
         obs, reward, terminated, truncated, diverged = [], [], [], [], []
+        eventful = False
         for env, watch, one in zip(self.envs, self.watches, action, strict=True):
             o, r, end, cut, _ = env.step(one)
             obs.append(o)
             reward.append(r)
             terminated.append(end)
             truncated.append(cut)
-            diverged.append(watch.diverged())
+            away = watch.diverged()
+            diverged.append(away)
+            eventful = eventful or end or cut or away
         return Stepped(
             np.array(obs, dtype=np.float64),
             np.array(reward, dtype=np.float64),
@@ -90,6 +95,7 @@ class Copies:
             np.array(truncated, dtype=bool),
             np.ones(self.num_envs, dtype=bool),
             np.array(diverged, dtype=bool),
+            bool(eventful),
         )
 
     def go_on(self, stepped: Stepped, over: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,6 +157,7 @@ class Vector:
             np.array(truncated, dtype=bool),
             executed,
             diverged,
+            bool((terminated | truncated | diverged | ~executed).any()),
         )
 
     def go_on(self, stepped: Stepped, over: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
