@@ -113,7 +113,14 @@ class PETSAgent:
         box = Box.from_space(action_space)
         planner: CEM | RandomShooting
         if config.planner == "cem":
-            planner = CEM(box, config.horizon, config.population, config.elites, config.iterations)
+            planner = CEM(
+                box,
+                config.horizon,
+                config.population,
+                config.elites,
+                config.iterations,
+                initial_std=config.initial_std,
+            )
         else:
             planner = RandomShooting(box, config.horizon, config.population, config.iterations)
         self.policy = MPC(planner, problem, seed=derive(self.seed, "plan"), replan_every=config.replan_every)

@@ -49,6 +49,8 @@ class PETSConfig:
     """Best sequences that CEM fits its Gaussian to."""
     iterations: int = 5
     """Iterations of the planner per plan."""
+    initial_std: float = 0.5
+    """Standard deviation of CEM's first samples, in units of the half range of the actions."""
     particles: int = 20
     """Rollouts per action sequence, spread over the members."""
     replan_every: int = 1
@@ -103,10 +105,10 @@ PRESETS: dict[str, PETSConfig] = {
         initial_steps=100,
         fit_every=50,
         fit_steps=200,
-        horizon=15,
-        population=30,
-        elites=5,
-        iterations=2,
+        horizon=20,
+        population=40,
+        elites=6,
+        initial_std=0.15,  # balancing takes small actions; wider samples shake the cart to the end of its rail
         objective=True,  # the reward, 1 while the pole is up, ties all plans that keep it up
         eval_every=250,
     ),
