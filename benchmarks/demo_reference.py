@@ -1,6 +1,6 @@
 """What the demonstration's planner reaches on the true dynamics: MuJoCo itself as the model, under the same MPC.
 
-`python -m benchmarks.demo_reference` measures it once, for seeds 0 to 9, and writes
+`python -m benchmarks.demo_reference` measures it once, for seeds 0 to 4, and writes
 `mbrl/experiments/demo_reference.json`, which the demonstration compares itself with.
 """
 
@@ -21,7 +21,7 @@ from mbrl.experiments.provenance import git_commit, versions
 from mbrl.pipelines.pets_config import preset
 from planners import CEM, MPC, Box, Problem
 
-SEEDS = range(10)
+SEEDS = range(5)
 PLANNER = ("horizon", "population", "elites", "iterations", "replan_every", "discount")
 """Settings of the preset that the planner depends on; particles make no difference to a deterministic model."""
 

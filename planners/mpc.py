@@ -107,6 +107,8 @@ class MPC:
             InvalidPlanError: every candidate was invalid, and `on_invalid` is "raise".
         """
         rows = torch.as_tensor(np.asarray(obs))
+        if not rows.is_floating_point():
+            rows = rows.to(torch.get_default_dtype())
         single = rows.dim() == 1
         start = self.problem.dynamics.reset(rows.unsqueeze(0) if single else rows)
         action, state = self.predict_from(start, state, episode_start)

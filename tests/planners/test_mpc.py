@@ -216,3 +216,9 @@ def test_stable_baselines3_evaluates_an_mpc_as_it_stands():
     assert lengths == [10] * 4
     assert returns == again
     assert np.mean(returns) > np.mean(run(MPC(RandomShooting(BOX, 1, population=1), PROBLEM, seed=1))[0])
+
+
+def test_integer_observations_are_read_as_numbers() -> None:
+    dynamics = FunctionDynamics(lambda x, u: x + u, lambda x, u, y: -(y**2).sum(-1))
+    mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=2, population=20, elites=4), Problem(dynamics))
+    assert np.array_equal(mpc.act([2]), mpc.predict(np.array([2.0], dtype=np.float32))[0])
