@@ -105,10 +105,11 @@ PRESETS: dict[str, PETSConfig] = {
         initial_steps=100,
         fit_every=50,
         fit_steps=200,
-        horizon=20,
-        population=40,
-        elites=6,
-        initial_std=0.15,  # balancing takes small actions; wider samples shake the cart to the end of its rail
+        horizon=15,
+        population=30,
+        elites=5,
+        iterations=2,
+        initial_std=0.2,  # balancing takes small actions; wider samples shake the cart to the end of its rail
         objective=True,  # the reward, 1 while the pole is up, ties all plans that keep it up
         eval_every=250,
     ),

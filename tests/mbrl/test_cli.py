@@ -91,4 +91,4 @@ def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> No
         main(["train", "pets", "--env-id", "InvertedPendulum-v5", "--help"])
     text = capsys.readouterr().out
     assert "Real environment steps between" in text or "Real steps between fits" in text
-    assert "(default: 20)" in text  # the preset's horizon
+    assert "(default: 15)" in text  # the preset's horizon
