@@ -27,8 +27,8 @@ class MPCState(NamedTuple):
     """Calls so far: seeds the next plan."""
 
 
-class InvalidPlanError(RuntimeError):
-    """Every candidate of a plan was invalid."""
+class InvalidPlanError(ValueError):
+    """Every candidate of a plan was invalid: the message shows the first bad row."""
 
 
 class MPC:
@@ -161,14 +161,28 @@ class MPC:
             return action
         if self.on_invalid == "raise":
             row = int((~plan.valid).nonzero()[0, 0])
-            obs = self.problem.dynamics.observe(start)[row].tolist()
             raise InvalidPlanError(
-                f"every candidate plan of batch element {row} met a reward or observation that is not finite. "
-                f'Observation: {obs}. Check the dynamics and the reward there, or pass on_invalid="hold"'
+                f"every candidate plan of batch element {row} met a reward or observation that is not finite"
+                f"{self._first_bad_row(plan.actions, start, row)}. "
+                'Check the dynamics and the reward there, or pass on_invalid="hold"'
             )
         # At the start of an episode the action of an invalid plan is the planner's initial one.
         hold = action if last is None else torch.where(fresh[:, None], action, last)
         return torch.where(plan.valid[:, None], action, hold)
+
+    def _first_bad_row(self, actions: Tensor, start: Any, row: int) -> str:
+        """Where the plan of a batch element first meets something that is not finite; "" where it does not again."""
+        dynamics, generator = self.problem.dynamics, self._generator(0, actions.device)
+        state = dynamics.assign(start, 1, generator=generator)
+        for t in range(actions.shape[1]):
+            before = dynamics.observe(state)[row].tolist()
+            state, step = dynamics.step(state, actions[:, t], generator=generator)
+            if not (step.reward[row].isfinite() and step.obs[row].isfinite().all()):
+                return (
+                    f". First at step {t} of the plan: obs {before}, action {actions[row, t].tolist()}, "
+                    f"next_obs {step.obs[row].tolist()}, reward {step.reward[row].item()}"
+                )
+        return f", from obs {dynamics.observe(start)[row].tolist()} on"
 
     def _generator(self, tick: int, device: torch.device) -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, tick]).generate_state(1, np.uint64)[0]

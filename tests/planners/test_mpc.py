@@ -222,3 +222,13 @@ def test_integer_observations_are_read_as_numbers() -> None:
     dynamics = FunctionDynamics(lambda x, u: x + u, lambda x, u, y: -(y**2).sum(-1))
     mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=2, population=20, elites=4), Problem(dynamics))
     assert np.array_equal(mpc.act([2]), mpc.predict(np.array([2.0], dtype=np.float32))[0])
+
+
+def test_the_first_bad_row_of_a_users_function_is_shown() -> None:
+    def reward(x: torch.Tensor, u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.where(y[:, 0] > 4.5, torch.nan, 0.0)
+
+    dynamics = FunctionDynamics(lambda x, u: x + 1, reward)
+    mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=6, population=20, elites=4), Problem(dynamics))
+    with pytest.raises(InvalidPlanError, match=r"step 2 of the plan: obs \[4\.0\].*next_obs \[5\.0\], reward nan"):
+        mpc.act(np.array([2.0]))
