@@ -150,7 +150,7 @@ def test_who_does_not_replan_keeps_a_shifted_warm_start_while_others_replan():
 
 
 def test_an_invalid_plan_raises_and_shows_the_observation():
-    with pytest.raises(InvalidPlanError, match=r"batch element 1 met .*Observation: \[1.0, 2.0\].*on_invalid"):
+    with pytest.raises(InvalidPlanError, match=r"batch element 1 met .*obs \[1.0, 2.0\].*on_invalid"):
         MPC(PLANNER, BROKEN).predict(OBS)
 
 
@@ -226,7 +226,7 @@ def test_integer_observations_are_read_as_numbers() -> None:
 
 def test_the_first_bad_row_of_a_users_function_is_shown() -> None:
     def reward(x: torch.Tensor, u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.where(y[:, 0] > 4.5, torch.nan, 0.0)
+        return torch.where(y[:, 0] > 4.5, torch.nan, y[:, 0])
 
     dynamics = FunctionDynamics(lambda x, u: x + 1, reward)
     mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=6, population=20, elites=4), Problem(dynamics))
