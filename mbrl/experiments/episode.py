@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 
+from mbrl.data import divergence
+
 
 class Policy(Protocol):
     """Anything that predicts as stable-baselines3 does: its models, MPC, distilled policies, RandomPolicy."""
@@ -43,7 +45,8 @@ def play(policy: Policy, env: gym.Env, *, seed: int, deterministic: bool = True,
     number that is not finite, or the policy an action of the wrong shape.
     """
     obs, _ = env.reset(seed=seed)
-    bad_steps = _bad_steps(env)
+    simulation = divergence.Watch(env)
+    simulation.started()
     state, start, ret, length = None, np.array([True]), 0.0, 0
     if watch is not None:
         watch(obs, 0.0)
@@ -58,7 +61,7 @@ def play(policy: Policy, env: gym.Env, *, seed: int, deterministic: bool = True,
         obs, reward, terminated, truncated, _ = env.step(action)
         start = np.array([False])
         length += 1
-        if _bad_steps(env) > bad_steps:
+        if simulation.diverged():
             return Episode(float("-inf"), length, False, True)
         if not (np.isfinite(float(reward)) and np.all(np.isfinite(obs))):
             raise ValueError(
@@ -70,16 +73,3 @@ def play(policy: Policy, env: gym.Env, *, seed: int, deterministic: bool = True,
             watch(obs, float(reward))
         if terminated or truncated:
             return Episode(ret, length, bool(terminated), False)
-
-
-def _bad_steps(env: gym.Env) -> int:
-    """How often MuJoCo found the state not finite or too large. It then resets itself in silence: the observation is
-    finite, the episode goes on and only these counters tell. 0 for other environments."""
-    data = getattr(env.unwrapped, "data", None)
-    warning = getattr(data, "warning", None)
-    if warning is None:
-        return 0
-    from mujoco import mjtWarning
-
-    bad = (mjtWarning.mjWARN_BADQPOS, mjtWarning.mjWARN_BADQVEL, mjtWarning.mjWARN_BADQACC)
-    return sum(int(warning[int(kind)].number) for kind in bad)
