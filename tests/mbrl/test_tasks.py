@@ -158,3 +158,24 @@ def test_the_pendulums_objective_is_positive_and_highest_upright_at_the_centre()
     assert (value[1:] < 1).all()
     assert (value > 0).all()
     assert value[3] < value[2]
+
+
+def test_the_pendulums_objective_leans_the_pole_back_to_the_centre():
+    objective = task("InvertedPendulum-v5").objective
+    angle = torch.linspace(-0.2, 0.2, 401, dtype=torch.float64)
+    still = torch.zeros_like(angle)
+
+    def best(x: float, velocity: float) -> float:
+        states = torch.stack([still + x, angle, still + velocity, still], 1)
+        return float(angle[objective(states, states[:, :1], states).argmax()])
+
+    assert best(0.5, 0.0) < -0.05 < 0.05 < best(-0.5, 0.0)
+    assert best(0.0, 0.3) < -0.03 < 0.03 < best(0.0, -0.3)
+
+
+def test_a_push_on_the_cart_leaves_the_pendulums_objective_alone():
+    """It changes velocity and turning rate by (1, -1 / 0.4): the centre of percussion moves on as before."""
+    objective = task("InvertedPendulum-v5").objective
+    states = torch.tensor([[0.3, -0.05, 0.2, 0.1], [-0.4, 0.1, -0.5, 0.6]], dtype=torch.float64)
+    pushed = states + 0.7 * torch.tensor([0.0, 0.0, 1.0, -1 / 0.4], dtype=torch.float64)
+    torch.testing.assert_close(objective(states, states[:, :1], states), objective(pushed, states[:, :1], pushed))
