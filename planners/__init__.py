@@ -6,21 +6,31 @@ from planners.mpc import MPC, InvalidPlanError, MPCState
 from planners.planner import Plan, Planner
 from planners.problem import Evaluation, Problem, evaluate_plans
 from planners.sampling.cem import CEM
+from planners.sampling.icem import ICEM
+from planners.sampling.knots import Knots
+from planners.sampling.mppi import MPPI
+from planners.sampling.predictive_sampling import PredictiveSampling
+from planners.sampling.proposals import Proposals
 from planners.sampling.random_shooting import RandomShooting
 
 __all__ = [
     "CEM",
+    "ICEM",
     "MPC",
+    "MPPI",
     "Box",
     "Dynamics",
     "Evaluation",
     "Expansion",
     "FunctionDynamics",
     "InvalidPlanError",
+    "Knots",
     "MPCState",
     "Plan",
     "Planner",
+    "PredictiveSampling",
     "Problem",
+    "Proposals",
     "RandomShooting",
     "Smooth",
     "Step",

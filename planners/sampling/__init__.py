@@ -1,1 +1,1 @@
-"""Sampling."""
+"""Planners that score sampled action sequences."""

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from planners import CEM, Box, FunctionDynamics, Problem, RandomShooting, evaluate_plans
-from planners.sampling import cem as cem_module
-from planners.sampling.cem import CEMMemory
+from planners.sampling import search
 from planners.sampling.noise import truncated_normal
 from planners.testing import lq_reference
 
@@ -42,6 +41,10 @@ def make_plan(planner, problem, start, seed=0, memory=None):
     return planner.plan(problem, start, memory, generator=g)
 
 
+def memory_of(planner, mean, variance):
+    return planner.init(PROBLEM, START, generator=generator())._replace(mean=mean, variance=variance)
+
+
 @pytest.fixture
 def populations(monkeypatch):
     """The (candidates, scores) of every iteration, and last those of the mean."""
@@ -52,7 +55,7 @@ def populations(monkeypatch):
         seen.append((actions, result.scores))
         return result
 
-    monkeypatch.setattr(cem_module, "evaluate_plans", evaluate)
+    monkeypatch.setattr(search, "evaluate_plans", evaluate)
     return seen
 
 
@@ -85,7 +88,7 @@ def test_samples_stay_within_the_bounds_and_two_standard_deviations(populations)
     planner = CEM(BOX, 4, population=200, elites=20, iterations=1)
     mean = BOX.center + torch.tensor([0.3, -0.7], dtype=torch.float64) * torch.ones(3, 4, 1, dtype=torch.float64)
     variance = torch.full_like(mean, 0.04)
-    make_plan(planner, PROBLEM, START, memory=CEMMemory(mean, variance))
+    make_plan(planner, PROBLEM, START, memory=memory_of(planner, mean, variance))
     away = (populations[0][0] - mean[:, None]).abs()
     assert float(away.max()) <= 2 * 0.2 * (1 + 1e-12)
     assert float(away.max()) > 1.9 * 0.2
@@ -94,7 +97,7 @@ def test_samples_stay_within_the_bounds_and_two_standard_deviations(populations)
 def test_the_variance_is_capped_by_the_distance_to_the_bounds(populations):
     planner = CEM(BOX, 4, population=200, elites=20, iterations=1)
     mean = torch.tensor([0.8, 0.5], dtype=torch.float64) * torch.ones(3, 4, 1, dtype=torch.float64)
-    make_plan(planner, PROBLEM, START, memory=CEMMemory(mean, torch.full_like(mean, 100.0)))
+    make_plan(planner, PROBLEM, START, memory=memory_of(planner, mean, torch.full_like(mean, 100.0)))
     candidates = populations[0][0]
     # Two capped standard deviations reach the nearer bound and no farther, on either side.
     assert float(candidates[..., 0].max()) <= 1.0

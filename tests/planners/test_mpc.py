@@ -135,7 +135,7 @@ def test_the_warm_start_of_open_loop_steps_is_shifted_once_a_step():
     _, state = mpc.predict(OBS)
     planned = state.plan.actions
     for age in (1, 2, 3):
-        torch.testing.assert_close(state.memory.actions[:, : 4 - age], planned[:, age:])
+        torch.testing.assert_close(state.memory.mean[:, : 4 - age], planned[:, age:])
         if age < 3:
             _, state = mpc.predict(OBS, state)
 

@@ -1,0 +1,57 @@
+"""Plans that a policy proposes: candidates of a sampling planner, from rolling the policy out in the model.
+
+Source: TD-MPC2 (Hansen et al. 2024), section 3.2, https://arxiv.org/abs/2310.16828.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from planners.problem import Problem
+from planners.rows import repeat_rows
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Candidates from a policy.
+
+    Args:
+        policy: `policy(obs, generator)` -> actions, [rows, obs] -> [rows, act]; draws, if any, from the generator.
+        plans: how many rollouts a plan gets; they are candidates in each of its iterations.
+
+    Raises:
+        ValueError: `plans` is below 1.
+    """
+
+    policy: Callable[[Tensor, Generator], Tensor]
+    plans: int
+
+    def __post_init__(self) -> None:
+        if self.plans < 1:
+            raise ValueError(f"plans: expected at least 1, got {self.plans}")
+
+
+def propose(
+    proposals: Proposals, problem: Problem, start: Any, horizon: int, *, generator: Generator
+) -> Float[Tensor, "batch plans horizon act"]:
+    """The actions of rolling the policy out from `start` [batch, ...], each rollout on a particle of its own.
+
+    Raises:
+        ValueError: the policy returned the wrong shape.
+    """
+    dynamics, plans = problem.dynamics, proposals.plans
+    state = dynamics.assign(repeat_rows(start, plans), problem.particles, generator=generator)
+    actions = []
+    for _ in range(horizon):
+        obs = dynamics.observe(state)
+        action = proposals.policy(obs, generator)
+        if action.dim() != 2 or len(action) != len(obs):
+            raise ValueError(f"policy: expected actions of shape [{len(obs)}, act], got {list(action.shape)}")
+        actions.append(action)
+        state, _ = dynamics.step(state, action, generator=generator)
+    stacked = torch.stack(actions, dim=1)
+    return stacked.view(-1, plans, *stacked.shape[1:])
