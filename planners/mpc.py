@@ -1,14 +1,16 @@
 """Model predictive control: plan, execute the beginning, plan again. The one stateful shell around planners."""
 
+import time
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from planners.planner import Plan, Planner
+from planners.latency import Deadline, Latency
+from planners.planner import Plan, Planner, never
 from planners.problem import Problem
 from planners.rows import first_leaf, where_rows
 
@@ -22,7 +24,10 @@ class MPCState(NamedTuple):
     """The plan that is being executed."""
     age: Int[Tensor, "batch"]
     """Steps executed since it was made."""
-    last_action: Float[Tensor, "batch act"]
+    last_action: Tensor
+    """[batch, act], or long [batch] where actions are discrete."""
+    queue: Tensor
+    """[batch, delay, ...]: actions that were chosen and are not executed yet, the next one first."""
     tick: Int[Tensor, "batch"]
     """Calls so far: seeds the next plan."""
 
@@ -43,11 +48,20 @@ class MPC:
         problem: what to plan for.
         seed: of all randomness.
         replan_every: steps that are executed of each plan (open loop, unless the planner has feedback).
+        deadline_ms: milliseconds that a plan may take, of a planner that is anytime: it then returns the best so far.
+            It is late by one iteration at most. How many iterations it gets depends on the machine: with a deadline the
+            same seed no longer gives the same numbers.
+        delay: steps between the choice of an action and its execution, as real actuators have them. Plans start from
+            the state that the model predicts after the actions under way; the first actions of an episode are the
+            planner's initial ones.
         on_invalid: what to do where every candidate is invalid: "raise" InvalidPlanError, or "hold" the last action
             (the planner's initial one at the start of an episode).
 
+    `latency` collects what plans take.
+
     Raises:
-        ValueError: `replan_every` is below 1 or beyond the planner's horizon, or `on_invalid` is unknown.
+        ValueError: `replan_every` is below 1 or beyond the planner's horizon, `deadline_ms` is not positive, `delay` is
+            negative, or `on_invalid` is unknown.
     """
 
     def __init__(
@@ -57,18 +71,27 @@ class MPC:
         *,
         seed: int = 0,
         replan_every: int = 1,
+        deadline_ms: float | None = None,
+        delay: int = 0,
         on_invalid: Literal["raise", "hold"] = "raise",
     ) -> None:
         horizon = getattr(planner, "horizon", None)
         if replan_every < 1 or (horizon is not None and replan_every > horizon):
             raise ValueError(f"replan_every: expected 1 to the planner's horizon of {horizon}, got {replan_every}")
+        if deadline_ms is not None and not deadline_ms > 0:
+            raise ValueError(f"deadline_ms: expected a positive number of milliseconds, or None, got {deadline_ms}")
+        if delay < 0:
+            raise ValueError(f"delay: expected 0 steps or more, got {delay}")
         if on_invalid not in ("raise", "hold"):
             raise ValueError(f'on_invalid: expected "raise" or "hold", got {on_invalid!r}')
         self.planner = planner
         self.problem = problem
         self.seed = seed
         self.replan_every = replan_every
+        self.deadline_ms = deadline_ms
+        self.delay = delay
         self.on_invalid = on_invalid
+        self.latency = Latency()
         self._state: MPCState | None = None
 
     def reset(self) -> None:
@@ -80,8 +103,11 @@ class MPC:
         action, self._state = self.predict(obs, self._state)
         return action
 
-    def act_from(self, start: Any) -> Float[Tensor, "batch act"]:
-        """As `act`, from states of the dynamics [batch, ...], for models that an observation does not determine."""
+    def act_from(self, start: Any) -> Tensor:
+        """As `act`, from states of the dynamics [batch, ...], for models that an observation does not determine.
+
+        Returns [batch, act], or long [batch] where actions are discrete.
+        """
         action, self._state = self.predict_from(start, self._state)
         return action
 
@@ -117,43 +143,77 @@ class MPC:
 
     def predict_from(
         self, start: Any, state: MPCState | None = None, episode_start: ArrayLike | None = None
-    ) -> tuple[Float[Tensor, "batch act"], MPCState]:
+    ) -> tuple[Tensor, MPCState]:
         """As `predict`, from states of the dynamics [batch, ...]."""
+        began = time.perf_counter()
         like = first_leaf(start)
-        batch, device = len(like), like.device
         tick = 0 if state is None else int(state.tick[0])
-        generator = self._generator(tick, device)
-        if state is None:
-            fresh = torch.ones(batch, dtype=torch.bool, device=device)
-        elif episode_start is None:
-            fresh = torch.zeros(batch, dtype=torch.bool, device=device)
-        else:
-            fresh = torch.as_tensor(np.asarray(episode_start, dtype=bool), device=device).reshape(-1)
-        if len(fresh) != batch:
-            raise ValueError(f"episode_start: expected {batch} flags, one a row of obs, got {len(fresh)}")
-        if state is not None and len(state.age) != batch:
-            raise ValueError(
-                f"obs: expected {len(state.age)} rows as in the last call, got {batch}; start anew with state=None"
-            )
+        generator = self._generator(tick, like.device)
+        fresh = self._fresh(like, state, episode_start)
+        memory, queue = self._begin(start, state, fresh, generator)
+        start = self._predict_through(start, queue)
 
-        memory = None if state is None else state.memory
-        if memory is None or fresh.any():
-            initial = self.planner.init(self.problem, start, generator=generator)
-            memory = initial if memory is None else where_rows(fresh, initial, memory)
         if state is None:
-            need, plan, age = fresh, None, torch.zeros(batch, dtype=torch.long, device=device)
+            need, plan, age = fresh, None, torch.zeros(len(like), dtype=torch.long, device=like.device)
         else:
             need, plan, age = fresh | (state.age >= self.replan_every), state.plan, state.age
         if plan is None or need.any():
-            made = self.planner.plan(self.problem, start, memory, generator=generator)
+            made = self._plan(start, memory, generator, began)
             plan = made if plan is None else where_rows(need, made, plan)
             memory = where_rows(need, made.memory, memory)
             age = torch.where(need, 0, age)
         last = None if state is None else state.last_action
         action = self._choose(plan, age, start, last, fresh)
         memory = self.planner.advance(self.problem, memory, action, start)
-        ticks = torch.full((batch,), tick + 1, dtype=torch.long, device=device)
-        return action, MPCState(memory, plan, age + 1, action, ticks)
+        ticks = torch.full((len(like),), tick + 1, dtype=torch.long, device=like.device)
+        state = MPCState(memory, plan, age + 1, action, queue, ticks)
+        if self.delay == 0:
+            return action, state
+        return queue[:, 0], state._replace(queue=torch.cat([queue[:, 1:], action.unsqueeze(1)], dim=1))
+
+    def _fresh(self, like: Tensor, state: MPCState | None, episode_start: ArrayLike | None) -> Bool[Tensor, "batch"]:
+        """Where an episode begins."""
+        batch, device = len(like), like.device
+        if state is not None and len(state.age) != batch:
+            raise ValueError(
+                f"obs: expected {len(state.age)} rows as in the last call, got {batch}; start anew with state=None"
+            )
+        if state is None:
+            return torch.ones(batch, dtype=torch.bool, device=device)
+        if episode_start is None:
+            return torch.zeros(batch, dtype=torch.bool, device=device)
+        fresh = torch.as_tensor(np.asarray(episode_start, dtype=bool), device=device).reshape(-1)
+        if len(fresh) != batch:
+            raise ValueError(f"episode_start: expected {batch} flags, one a row of obs, got {len(fresh)}")
+        return fresh
+
+    def _begin(
+        self, start: Any, state: MPCState | None, fresh: Tensor, generator: torch.Generator
+    ) -> tuple[Any, Tensor]:
+        """Memory and queue, new ones where an episode begins."""
+        if state is not None and not fresh.any():
+            return state.memory, state.queue
+        memory = self.planner.init(self.problem, start, generator=generator)
+        queue = first_leaf(start).new_empty(len(fresh), 0)
+        if self.delay > 0:  # a plan that is stopped at once is the planner's initial one
+            idle = self.planner.plan(self.problem, start, memory, generator=generator.clone_state(), stop=lambda: True)
+            queue = torch.stack([idle.actions[:, 0]] * self.delay, dim=1)
+        if state is None:
+            return memory, queue
+        return where_rows(fresh, memory, state.memory), where_rows(fresh, queue, state.queue)
+
+    def _predict_through(self, start: Any, queue: Tensor) -> Any:
+        """The states in which the next action will be executed, by the mean of the model."""
+        for action in queue.unbind(1):
+            start, _ = self.problem.dynamics.step(start, action)
+        return start
+
+    def _plan(self, start: Any, memory: Any, generator: torch.Generator, began: float) -> Plan:
+        seconds = None if self.deadline_ms is None else self.deadline_ms / 1e3
+        stop = never if seconds is None else Deadline(began, seconds)
+        plan = self.planner.plan(self.problem, start, memory, generator=generator, stop=stop)
+        self.latency.record(time.perf_counter() - began, seconds)
+        return plan
 
     def _choose(self, plan: Plan, age: Tensor, start: Any, last: Tensor | None, fresh: Tensor) -> Tensor:
         action = self.planner.action(self.problem, plan, age, start)
@@ -167,8 +227,8 @@ class MPC:
                 'Check the dynamics and the reward there, or pass on_invalid="hold"'
             )
         # At the start of an episode the action of an invalid plan is the planner's initial one.
-        hold = action if last is None else torch.where(fresh[:, None], action, last)
-        return torch.where(plan.valid[:, None], action, hold)
+        hold = action if last is None else where_rows(fresh, action, last)
+        return where_rows(plan.valid, action, hold)
 
     def _first_bad_row(self, actions: Tensor, start: Any, row: int) -> str:
         """Where the plan of a batch element first meets something that is not finite; "" where it does not again."""

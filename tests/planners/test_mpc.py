@@ -1,11 +1,14 @@
 """MPC: batches of environments, episode starts, replanning, seeds, invalid plans, and stable-baselines3's calling."""
 
+import time
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from planners import CEM, MPC, Box, FunctionDynamics, InvalidPlanError, Problem, RandomShooting
+from planners.latency import Deadline, Latency
 
 BOX = Box(-1.0, 1.0, dim=1)
 PLANNER = CEM(BOX, 4, population=30, elites=4, iterations=2)
@@ -232,3 +235,99 @@ def test_the_first_bad_row_of_a_users_function_is_shown() -> None:
     mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=6, population=20, elites=4), Problem(dynamics))
     with pytest.raises(InvalidPlanError, match=r"step 2 of the plan: obs \[4\.0\].*next_obs \[5\.0\], reward nan"):
         mpc.act(np.array([2.0]))
+
+
+def test_a_delayed_action_is_planned_for_the_state_in_which_it_is_executed():
+    """What is executed after a delay is what MPC without one does from the state that is reached then."""
+    mpc = MPC(PLANNER, PROBLEM, seed=3, delay=2)
+    obs, state, executed, reached = OBS, None, [], [OBS]
+    for _ in range(5):
+        action, state = mpc.predict(obs, state)
+        executed.append(action)
+        obs = np.asarray(transition(torch.as_tensor(obs), torch.as_tensor(action)))
+        reached.append(obs)
+    np.testing.assert_array_equal(executed[0], np.zeros((3, 1)))
+    np.testing.assert_array_equal(executed[1], np.zeros((3, 1)))
+    plain, now = MPC(PLANNER, PROBLEM, seed=3), None
+    for step in range(3):
+        expected, now = plain.predict(reached[step + 2], now)
+        np.testing.assert_array_equal(executed[step + 2], expected)
+
+
+def test_an_episode_that_begins_empties_its_queue_alone():
+    mpc = MPC(PLANNER, PROBLEM, delay=2)
+    _, state = mpc.predict(OBS)
+    for _ in range(3):
+        _, state = mpc.predict(OBS, state)
+    action, after = mpc.predict(OBS, state, [False, True, False])
+    np.testing.assert_array_equal(action[1], [0.0])
+    np.testing.assert_array_equal(after.queue[1, 0], [0.0])
+    np.testing.assert_array_equal(after.queue[0, 0], state.queue[0, 1])
+    assert float(after.queue[1, 1].abs()) > 0
+
+
+class SlowClock:
+    """Seconds that pass with every model step and with nothing else."""
+
+    def __init__(self, per_step: float) -> None:
+        self.now, self.per_step, self.steps = 0.0, per_step, 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def transition(self, x, u):
+        self.now += self.per_step
+        self.steps += 1
+        return transition(x, u)
+
+
+@pytest.mark.parametrize(("seconds", "iterations"), [(0.1, 1), (4.5, 1), (8.5, 2), (13.0, 3), (1e3, 9)])
+def test_a_deadline_stops_before_the_iteration_that_would_be_late(seconds, iterations):
+    """An iteration of 4 model steps takes 4 s on this clock; the first one runs in any case."""
+    clock = SlowClock(1.0)
+    planner = CEM(BOX, 4, population=20, elites=4, iterations=9, min_variance=0.0)
+    problem = Problem(FunctionDynamics(clock.transition, reward))
+    start = torch.as_tensor(OBS)
+    memory = planner.init(problem, start, generator=torch.Generator())
+    stop = Deadline(clock(), seconds, clock)
+    plan = planner.plan(problem, start, memory, generator=torch.Generator(), stop=stop)
+    assert plan.info.iterations.tolist() == [iterations] * 3
+    assert 4 * iterations <= max(seconds, 4.0)
+
+
+def test_a_plan_under_a_deadline_is_the_best_so_far_and_its_latency_is_collected():
+    slow = SlowClock(0.0)
+
+    def dawdle(x, u):
+        time.sleep(2e-3)
+        return slow.transition(x, u)
+
+    planner = CEM(BOX, 4, population=20, elites=4, iterations=1000, min_variance=0.0)
+    mpc = MPC(planner, Problem(FunctionDynamics(dawdle, reward)), deadline_ms=60.0)
+    state = None
+    for _ in range(4):
+        _, state = mpc.predict(OBS, state)
+        assert 1 <= int(state.plan.info.iterations[0]) <= 7
+    summary = mpc.latency.summary()
+    assert summary.plans == 4
+    assert 8 < summary.p50_ms <= summary.p95_ms <= summary.p99_ms
+    assert summary.missed <= 4
+
+
+def test_latency_counts_what_ended_after_its_deadline():
+    latency = Latency()
+    assert np.isnan(latency.summary().p50_ms)
+    for seconds, deadline in ((0.01, 0.02), (0.03, 0.02), (0.05, None)):
+        latency.record(seconds, deadline)
+    assert latency.summary() == pytest.approx((3, 30.0, 48.0, 49.6, 1))
+    latency.reset()
+    assert latency.summary().plans == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"deadline_ms": 0.0}, "deadline_ms: expected a positive"), ({"delay": -1}, "delay: expected 0 steps or more")],
+)
+def test_bad_timing_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        MPC(PLANNER, PROBLEM, **options)

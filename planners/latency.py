@@ -1,0 +1,71 @@
+"""Deadlines of plans, and what planning takes."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+Clock = Callable[[], float]
+
+
+class Deadline:
+    """A `stop` for `Planner.plan`: True when another iteration would end after the deadline.
+
+    Another iteration is taken to last as long as the longest one so far; the first one always runs, unless the
+    deadline has passed already. So a plan is late by one iteration at most, and as a rule not at all.
+
+    Args:
+        start: when the time began to run, by the clock.
+        seconds: what may be used.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, start: float, seconds: float, clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
+        self._end = start + seconds
+        self._last: float | None = None
+        self._longest = 0.0
+
+    def __call__(self) -> bool:
+        now = self._clock()
+        if self._last is not None:
+            self._longest = max(self._longest, now - self._last)
+        self._last = now
+        return now + self._longest >= self._end
+
+
+class LatencySummary(NamedTuple):
+    """Milliseconds per plan; NaN where there was none."""
+
+    plans: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    missed: int
+    """Plans that ended after their deadline."""
+
+
+class Latency:
+    """Collects what plans take."""
+
+    def __init__(self) -> None:
+        self._milliseconds: list[float] = []
+        self._missed = 0
+
+    def record(self, seconds: float, deadline: float | None) -> None:
+        """Add a plan that took `seconds`, and had `deadline` seconds, or all the time in the world."""
+        self._milliseconds.append(1e3 * seconds)
+        self._missed += deadline is not None and seconds > deadline
+
+    def reset(self) -> None:
+        """Forget all plans."""
+        self._milliseconds.clear()
+        self._missed = 0
+
+    def summary(self) -> LatencySummary:
+        """Percentiles over the plans since the last reset."""
+        if not self._milliseconds:
+            return LatencySummary(0, np.nan, np.nan, np.nan, 0)
+        p50, p95, p99 = np.percentile(self._milliseconds, [50, 95, 99])
+        return LatencySummary(len(self._milliseconds), float(p50), float(p95), float(p99), self._missed)
