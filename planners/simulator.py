@@ -6,6 +6,7 @@ that rewards and observations equal theirs. Derived fields such as `xpos` are th
 behind the state, as those environments read them.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from planners.cores import effective_cores
 from planners.dynamics import Step
 
 _FULL = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -61,7 +63,7 @@ class Simulator:
             `time`, `qpos`, `qvel` and `act` only; `after` has those of `fields` too.
         observe: `observe(after)` -> observations [rows, obs].
         frame_skip: substeps of a control step.
-        threads: of MuJoCo; 0: one for each CPU core. Results do not depend on it.
+        threads: of MuJoCo; 0: one for each CPU core that the process may use. Results do not depend on it.
         fields: further MuJoCo fields that the functions read, such as "xpos".
         state_from_obs: positions [rows, nq] and velocities [rows, nv] of an observation; None: it does not tell them.
             Raises ValueError for observations that do not.
@@ -89,11 +91,13 @@ class Simulator:
         self.outcome = outcome
         self.observe_fields = observe
         self.frame_skip = frame_skip
-        self.threads = threads
+        self.threads = threads or effective_cores()
         self.fields = fields
         self.state_from_obs = state_from_obs
         self.diverged = 0
         self._slices = {name: _component(model, bit) for name, bit in _STATE_FIELDS.items()}
+        self._widths = [part.stop - part.start for part in self._slices.values()]  # they come first, in this order
+        self._widths.append(mujoco.mj_stateSize(model, int(_FULL)) - sum(self._widths))
         self._checked = False
         data = mujoco.MjData(model)
         self._default = _state_of(model, data)  # what rows that can't be stepped are replaced by
@@ -156,51 +160,71 @@ class Simulator:
         if action.shape != (rows, self.model.nu):
             raise ValueError(f"action: expected shape {[rows, self.model.nu]}, got {list(action.shape)}")
         action = action.detach().to("cpu", torch.float64)
-        ok = state.ok & state.physics.isfinite().all(1) & action.isfinite().all(1)
-        physics, derived, fine = self._advance(state.physics, action, ok)
-        ok = ok & fine
+        runs = self._runnable(state, action)
+        physics, derived, ok = self._advance(state.physics, action, runs)
         after = {**self._read(physics), **derived}
         reward, terminated = self.outcome(self._read(state.physics), action, after)
         obs = self.observe_fields(after)
         self._check(reward, terminated, obs, state)
-        ok = ok & reward.isfinite() & obs.isfinite().all(1)
+        if ok is None and _finite(reward, obs):
+            return SimState(physics, obs, state.world, state.ok), Step(obs, reward, terminated)
+        ok = (state.ok if ok is None else state.ok & ok) & reward.isfinite() & obs.isfinite().all(1)
         self.diverged += int((state.ok & ~ok).sum())
         good = ok[:, None]
         physics, obs = torch.where(good, physics, state.physics), torch.where(good, obs, state.obs)
         step = Step(obs, torch.where(ok, reward, torch.nan), terminated & ok)
         return SimState(physics, obs, state.world, ok), step
 
-    def _advance(self, physics: Tensor, action: Tensor, ok: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Copies of the states and derived fields after the substeps, and which rows came through them."""
+    def _runnable(self, state: SimState, action: Tensor) -> Bool[Tensor, "rows"] | None:
+        """Which rows can be stepped; None: all of them, which is cheap to see."""
+        if bool(state.ok.all()) and _finite(state.physics, action):
+            return None
+        return state.ok & state.physics.isfinite().all(1) & action.isfinite().all(1)
+
+    def _advance(
+        self, physics: Tensor, action: Tensor, runs: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Copies of the states and derived fields after the substeps, and which rows came through; None: all did."""
         rows = len(physics)
         if self._batch.nsim < rows:
             self._batch = self._make_batch(rows)
-        batch = self._batch
-        batch.state[:rows] = np.where(ok.numpy()[:, None], physics.numpy(), self._default)
-        batch.bind("ctrl")[:rows] = torch.where(ok[:, None], action, 0.0).numpy()
-        before = batch.bind("time")[:rows].copy()
-        # MuJoCo prints, and appends to a file in the working directory, where a counter rises from 0; a reset zeroes
-        # the counters. So they start at 1, and any other number tells that something happened.
-        batch.warning[:rows] = 1
-        fine = np.ones(rows, dtype=bool)
+        batch, before = self._batch, physics.numpy()
+        if runs is None:
+            batch.state[:rows], self._ctrl[:rows] = before, action.numpy()
+        else:
+            batch.state[:rows] = np.where(runs.numpy()[:, None], before, self._default)
+            self._ctrl[:rows] = torch.where(runs[:, None], action, 0.0).numpy()
+        raised = np.zeros(0, dtype=np.int32)
         try:
-            batch.step(np.arange(rows), self.frame_skip)
+            batch.step(self._ids[:rows], self.frame_skip)
         except SimulationError as error:
-            fine[error.ids] = False
-        fine &= (batch.warning[:rows, :, 1] == 1).all(1) & (batch.bind("time")[:rows] > before)
+            raised = error.ids
+        after = batch.state[:rows].copy()
         derived = {name: torch.from_numpy(np.array(batch.bind(name)[:rows])) for name in self.fields}
-        return torch.from_numpy(batch.state[:rows].copy()), derived, torch.from_numpy(fine)
+        quiet = batch.warning[:rows, :, 1] == 1
+        time = self._slices["time"].start
+        grew = after[:, time] > before[:, time]
+        if runs is None and not len(raised) and quiet.all() and grew.all():
+            return torch.from_numpy(after), derived, None
+        batch.warning[:] = 1
+        fine = quiet.all(1) & grew
+        fine[raised] = False
+        fine = torch.from_numpy(fine)
+        return torch.from_numpy(after), derived, fine if runs is None else fine & runs
 
     def _make_batch(self, rows: int) -> Batch:
         batch = Batch(self.model, rows, self.threads)
         for name in self.fields:
             batch.bind(name)  # derived fields are filled from the first call after this
+        # MuJoCo prints, and appends to a file in the working directory, where a counter rises from 0; a reset zeroes
+        # the counters. So they stand at 1 before each step, and any other number tells that something happened.
+        batch.warning[:] = 1
+        self._ids, self._ctrl = np.arange(rows, dtype=np.int32), batch.bind("ctrl")
         return batch
 
     def _read(self, physics: Tensor) -> dict[str, Tensor]:
-        read = {name: physics[:, where] for name, where in self._slices.items()}
-        read["time"] = read["time"][:, 0]
-        return read
+        time, qpos, qvel, act, _ = physics.split(self._widths, 1)
+        return {"time": time[:, 0], "qpos": qpos, "qvel": qvel, "act": act}
 
     def _check(self, reward: Tensor, terminated: Tensor, obs: Tensor, state: SimState) -> None:
         if self._checked:
@@ -216,6 +240,14 @@ class Simulator:
                     f"{name}: expected {dtype} of shape {list(shape)}, got {value.dtype} {list(value.shape)}"
                 )
         self._checked = True
+
+
+def _finite(*tensors: Tensor) -> bool:
+    """Whether all numbers are finite; huge ones may be taken for infinite, so a False has to be looked into.
+
+    A sum is not finite where a term is not: one pass, and nothing as large as the tensor is made.
+    """
+    return all(math.isfinite(float(tensor.sum())) for tensor in tensors)
 
 
 def _component(model: Any, bit: mujoco.mjtState) -> slice:
