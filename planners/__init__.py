@@ -1,7 +1,8 @@
 """Planners on models of any kind: a plain function, a learned ensemble, or the simulator itself."""
 
 from planners.box import Box
-from planners.dynamics import Dynamics, Expansion, FunctionDynamics, Smooth, Step
+from planners.derivatives import Expansion
+from planners.dynamics import Dynamics, FunctionDynamics, Smooth, Step
 from planners.mpc import MPC, InvalidPlanError, MPCState
 from planners.planner import Plan, Planner
 from planners.problem import Evaluation, Problem, evaluate_plans

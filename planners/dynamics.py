@@ -5,11 +5,19 @@ that makes a `Dynamics` of plain functions.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+
+from planners.derivatives import (
+    Expansion,
+    curvature,
+    curvature_differences,
+    expand_autodiff,
+    expand_differences,
+)
 
 State = TypeVar("State")
 
@@ -55,15 +63,6 @@ class Dynamics(Protocol[State]):
         """
 
 
-class Expansion(NamedTuple):
-    """Linear dynamics and quadratic reward in the tangent coordinates z = (dx, u)."""
-
-    state_jacobian: Float[Tensor, "rows dx dx"]
-    action_jacobian: Float[Tensor, "rows dx act"]
-    reward_gradient: Float[Tensor, "rows z"]
-    reward_hessian: Float[Tensor, "rows z z"]
-
-
 class Smooth(Dynamics[State], Protocol):
     """Dynamics with a tangent space of dimension dx at every state, as derivative-based planners need it."""
 
@@ -91,11 +90,14 @@ class FunctionDynamics:
         reward: `reward(obs, action, next_obs)` -> [rows].
         termination: `termination(obs, action, next_obs)` -> bool [rows]; None: episodes never terminate.
         noise: `next_obs = mean + noise(obs, action, generator)` -> [rows, obs]; None: the transition is deterministic.
+        derivatives: where planners need them, "autodiff" by torch, or "differences" of the functions, for functions
+            that torch can't differentiate.
 
     The functions are called with all rows at once. What they return is checked at the first step: later steps trust it.
 
     Raises:
-        ValueError: a function returned the wrong shape or type; the message names it.
+        ValueError: a function returned the wrong shape or type, or can't be differentiated where that was asked; the
+            message names it.
     """
 
     def __init__(
@@ -104,12 +106,18 @@ class FunctionDynamics:
         reward: Reward,
         termination: Termination | None = None,
         noise: Noise | None = None,
+        *,
+        derivatives: Literal["autodiff", "differences"] = "autodiff",
     ) -> None:
+        if derivatives not in ("autodiff", "differences"):
+            raise ValueError(f'derivatives: expected "autodiff" or "differences", got {derivatives!r}')
         self.transition = transition
         self.reward = reward
         self.termination = termination
         self.noise = noise
+        self.derivatives = derivatives
         self._checked = False
+        self._differentiable = False
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> Tensor:
         if obs.dim() != 2:
@@ -149,34 +157,53 @@ class FunctionDynamics:
         return reference + dx
 
     def expand(self, state: Tensor, action: Tensor) -> Expansion:
+        if self.derivatives == "differences":
+            return expand_differences(self, state, action)
+        self._check_differentiable(state, action)
         return expand_autodiff(self, state, action)
 
+    def curvature(self, state: Tensor, action: Tensor) -> Float[Tensor, "rows dx z z"]:
+        """Second derivatives of the transition, for differential dynamic programming."""
+        if self.derivatives == "differences":
+            return curvature_differences(self, state, action)
+        self._check_differentiable(state, action)
+        return curvature(self, state, action)
 
-def expand_autodiff(dynamics: Smooth[State], state: State, action: Tensor) -> Expansion:
-    """The expansion of the mean transition, by automatic differentiation through `retract`, `step` and `difference`.
+    def _check_differentiable(self, state: Tensor, action: Tensor) -> None:
+        if not self._differentiable:
+            next_state, _ = self.step(state, action)
+            check_differentiable("transition", self.transition, state, action)
+            check_differentiable("reward", self.reward, state, action, next_state, constant=True)
+            self._differentiable = True
 
-    Costs one forward-over-reverse pass over all rows per coordinate of z = (dx, u).
+
+def check_differentiable(name: str, function: Callable[..., Tensor], *inputs: Tensor, constant: bool = False) -> None:
+    """Require that torch can differentiate `function` at the first row of `inputs`.
+
+    Args:
+        name: of the function, for the message.
+        function: of `inputs`.
+        constant: whether the function may be one that does not depend on its inputs nearby.
 
     Raises:
-        RuntimeError: the dynamics are not differentiable by torch.
+        ValueError: it fails on tensors that require gradients, or cuts their graph.
     """
-    zero = dynamics.difference(state, state)
-    size, act = zero.shape[1], action.shape[1]
-    reached, _ = dynamics.step(state, action)
-    z = torch.zeros(len(action), size + act, dtype=zero.dtype, device=zero.device)
-
-    def both(z: Tensor) -> tuple[Tensor, Tensor]:
-        next_state, step = dynamics.step(dynamics.retract(state, z[:, :size]), action + z[:, size:])
-        return dynamics.difference(next_state, reached), step.reward
-
-    # Rows are independent, so the Jacobian of a sum over rows holds every row's own derivative.
-    def gradient(z: Tensor) -> Tensor:
-        return torch.func.grad(lambda y: both(y)[1].sum())(z)
-
-    basis = torch.eye(size + act, dtype=z.dtype, device=z.device).unsqueeze(1).expand(-1, len(z), -1)
-    jacobian = torch.stack([torch.func.jvp(lambda y: both(y)[0], (z,), (b,))[1] for b in basis], dim=-1)
-    hessian = torch.stack([torch.func.jvp(gradient, (z,), (b,))[1] for b in basis], dim=-1)
-    return Expansion(jacobian[..., :size], jacobian[..., size:], gradient(z), hessian)
+    advice = (
+        f"torch can't differentiate the {name} function; write it with torch operations alone, or pass "
+        'derivatives="differences" to FunctionDynamics'
+    )
+    with torch.inference_mode(False), torch.enable_grad():
+        tracked = [x[:1].detach().clone().requires_grad_() for x in inputs]
+        try:
+            result = function(*tracked)
+        except Exception as error:  # it has worked without gradients, so gradients are why
+            raise ValueError(f"derivatives: {advice}: {error}") from error
+    if result.requires_grad:
+        return
+    # A jump changes a constant on one side of it only; a graph that was cut shows on both.
+    near = [function(*(x[:1] + shift for x in inputs)) for shift in (1e-3, -1e-3)]
+    if not constant or all(bool((x != result.detach()).any()) for x in near):
+        raise ValueError(f"derivatives: {advice}: its result is cut off from its inputs (detach, numpy or no_grad)")
 
 
 def check_result(name: str, value: object, shape: torch.Size, dtype: torch.dtype) -> None:

@@ -14,7 +14,8 @@ from mbrl.models.folded import Folded
 from mbrl.models.gaussian_ensemble import GaussianEnsemble, Prediction
 from mbrl.models.grouping import Grouping, group_rows
 from mbrl.models.network import ACTIVATIONS, ACTIVATIONS_IN_PLACE
-from planners.dynamics import Expansion, Reward, Step, Termination, check_result, expand_autodiff
+from planners.derivatives import Expansion, curvature, expand_autodiff
+from planners.dynamics import Reward, Step, Termination, check_result
 from planners.rows import map_rows
 
 CACHED_ROWS = 280
@@ -140,6 +141,10 @@ class EnsembleDynamics:
     def expand(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Expansion:
         """Derivatives of the mean transition and of the reward, by automatic differentiation."""
         return expand_autodiff(self, state, action.to(state.obs))
+
+    def curvature(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Float[Tensor, "rows obs z z"]:
+        """Second derivatives of the mean transition, for differential dynamic programming."""
+        return curvature(self, state, action.to(state.obs))
 
     def _deal(self, particle: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
         elites = self.ensemble.elites

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from planners import FunctionDynamics, Problem, evaluate_plans
-from planners.dynamics import expand_autodiff
+from planners.derivatives import expand_autodiff
 from planners.testing import check_smooth
 
 # torch's own, as forward mode is loaded.
