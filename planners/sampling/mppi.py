@@ -71,7 +71,7 @@ class MPPI(SamplingPlanner):
         among = self.population if self.elites is None else self.elites
         if not 1 <= among <= self.population:
             raise ValueError(f"elites: expected 1 to the population of {self.population}, got {self.elites}")
-        if not 1 <= self.effective_samples <= among:
+        if self.temperature is None and not 1 <= self.effective_samples <= among:
             raise ValueError(f"effective_samples: expected 1 to {among}, got {self.effective_samples}")
 
     def sample(self, memory: SamplingMemory, iteration: int, *, generator: Generator) -> Tensor:
