@@ -4,24 +4,28 @@ A state is the whole physics state of each row, so that a plan starts from where
 an episode too. A control step is `frame_skip` substeps, computed as Gymnasium's MuJoCo environments compute them, so
 that rewards and observations equal theirs. Derived fields such as `xpos` are those that `mj_step` leaves, one substep
 behind the state, as those environments read them.
+
+With `worlds`, particles are worlds: the uncertainty of a plan is over masses, friction or gains, and a risk measure
+ranges over it (domain randomisation).
 """
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from mujoco.batch import Batch, SimulationError
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from planners.cores import effective_cores
 from planners.dynamics import Step
+from planners.simulator_engine import FULL, make_engine
+from planners.simulator_models import load_model
 
-_FULL = mujoco.mjtState.mjSTATE_INTEGRATION
 _STATE_FIELDS = {
     "time": mujoco.mjtState.mjSTATE_TIME,
     "qpos": mujoco.mjtState.mjSTATE_QPOS,
@@ -44,9 +48,11 @@ class SimState(NamedTuple):
     obs: Float[Tensor, "rows obs"]
     """What the environment would observe: not a function of `physics` everywhere."""
     world: Int[Tensor, "rows"]
-    """Which particle of a plan the row is."""
+    """Which particle of a plan the row is: it lives in world `particle % number of worlds`."""
     ok: Bool[Tensor, "rows"]
     """False: the simulation diverged earlier, and the row stays invalid."""
+    carried: Float[Tensor, "rows carried"]
+    """The fields `carry`, side by side, as the last step left them; empty for most tasks."""
 
 
 class Simulator:
@@ -58,18 +64,22 @@ class Simulator:
     and `ok` is False ever after. `diverged` counts these rows.
 
     Args:
-        model: the compiled model; copied.
+        model: a compiled model (copied), a path to a model file, or XML as a string.
         outcome: `outcome(before, action, after)` -> reward [rows] and terminated [rows]. `before` has the state fields
-            `time`, `qpos`, `qvel` and `act` only; `after` has those of `fields` too.
+            `time`, `qpos`, `qvel` and `act`, and those of `carry`; `after` has those of `fields` too.
         observe: `observe(after)` -> observations [rows, obs].
         frame_skip: substeps of a control step.
         threads: of MuJoCo; 0: one for each CPU core that the process may use. Results do not depend on it.
-        fields: further MuJoCo fields that the functions read, such as "xpos".
+        fields: further MuJoCo fields that the functions read, such as "xpos" or "sensordata".
+        carry: those of `fields` that `outcome` reads in `before` too.
         state_from_obs: positions [rows, nq] and velocities [rows, nv] of an observation; None: it does not tell them.
             Raises ValueError for observations that do not.
+        worlds: models that differ from `model` in numbers only (`randomize_models` makes them): particle i of a plan
+            lives in world `i % len(worlds)`. None: `model` is the only one.
 
     Raises:
-        ValueError: `frame_skip` or `threads` is out of range, or MuJoCo has no such field.
+        ValueError: the model does not compile, a number is out of range, MuJoCo has no such field, or worlds differ
+            in more than numbers.
     """
 
     def __init__(
@@ -77,40 +87,53 @@ class Simulator:
         model: Any,
         outcome: Outcome,
         observe: Observe,
-        frame_skip: int,
+        frame_skip: int = 1,
         threads: int = 0,
         *,
         fields: tuple[str, ...] = (),
+        carry: tuple[str, ...] = (),
         state_from_obs: StateFromObs | None = None,
+        worlds: Sequence[Any] | None = None,
     ) -> None:
         if frame_skip < 1:
             raise ValueError(f"frame_skip: expected at least 1, got {frame_skip}")
         if threads < 0:
             raise ValueError(f"threads: expected 0 (one for each CPU core) or more, got {threads}")
-        self.model = model
+        if not set(carry) <= set(fields):
+            raise ValueError(f"carry: expected some of fields={fields}, got {carry}")
+        if worlds is not None and len(worlds) == 0:
+            raise ValueError("worlds: expected at least one model, or None for the model itself, got none")
+        self.model = copy.deepcopy(load_model(model))
+        self.worlds = [self.model] if worlds is None else [copy.deepcopy(load_model(world)) for world in worlds]
         self.outcome = outcome
         self.observe_fields = observe
         self.frame_skip = frame_skip
         self.threads = threads or effective_cores()
         self.fields = fields
+        self.carry = carry
         self.state_from_obs = state_from_obs
         self.diverged = 0
-        self._slices = {name: _component(model, bit) for name, bit in _STATE_FIELDS.items()}
+        self._slices = {name: _component(self.model, bit) for name, bit in _STATE_FIELDS.items()}
         self._widths = [part.stop - part.start for part in self._slices.values()]  # they come first, in this order
-        self._widths.append(mujoco.mj_stateSize(model, int(_FULL)) - sum(self._widths))
+        self._widths.append(mujoco.mj_stateSize(self.model, FULL) - sum(self._widths))
         self._checked = False
-        data = mujoco.MjData(model)
-        self._default = _state_of(model, data)  # what rows that can't be stepped are replaced by
-        self._batch = self._make_batch(1)
+        data = mujoco.MjData(self.model)
+        self._default = _state_of(self.model, data)  # what rows that can't be stepped are replaced by
+        self._engine = make_engine(self.worlds, frame_skip, self.threads, fields)
+        self._carry_shapes = [getattr(data, name).shape for name in carry]
 
     def state_of(self, env: Any) -> SimState:
         """The state of a Gymnasium MuJoCo environment as it stands, one row: exact in the middle of an episode.
+
+        Args:
+            env: the environment, or an `MjData` of your own.
 
         Raises:
             ValueError: `env` is no MuJoCo environment, or its model is another one.
         """
         inner = getattr(env, "unwrapped", env)
-        data, model = getattr(inner, "data", None), getattr(inner, "model", None)
+        data = inner if isinstance(inner, mujoco.MjData) else getattr(inner, "data", None)
+        model = getattr(inner, "model", None)
         if not isinstance(data, mujoco.MjData) or not isinstance(model, mujoco.MjModel):
             raise ValueError(f"env: expected a Gymnasium MuJoCo environment with model and data, got {env}")
         sizes, expected = _sizes(model), _sizes(self.model)
@@ -118,8 +141,20 @@ class Simulator:
             raise ValueError(f"env: expected a model with {expected}, got {sizes}; make the simulator from this env")
         physics = torch.from_numpy(_state_of(model, data))[None]
         derived = {name: torch.from_numpy(np.array(getattr(data, name)))[None] for name in self.fields}
-        obs = self.observe_fields({**self._read(physics), **derived})
-        return SimState(physics, obs, torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.bool))
+        return self._state(physics, derived)
+
+    def at(self, physics: Float[Tensor, "rows nstate"], world: Int[Tensor, "rows"] | None = None) -> SimState:
+        """The states with these physics (mjSTATE_INTEGRATION, float64), with derived fields as `mj_forward` has them.
+
+        Args:
+            physics: finite numbers; `SimState.physics` with positions and velocities replaced, say.
+            world: particles of the rows; None: 0.
+        """
+        if world is None:
+            world = torch.zeros(len(physics), dtype=torch.long)
+        arrays = self._engine.forward(physics.numpy(), self._worlds(world)) if self.fields else []
+        derived = {name: torch.from_numpy(array) for name, array in zip(self.fields, arrays, strict=True)}
+        return self._state(physics, derived)._replace(world=world)
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> SimState:
         """The states that observations determine, at time 0 and with a cold constraint solver.
@@ -139,8 +174,9 @@ class Simulator:
         physics = torch.from_numpy(self._default).repeat(len(obs), 1)
         physics[:, self._slices["qpos"]] = qpos
         physics[:, self._slices["qvel"]] = qvel
+        carried = self.at(physics).carried if self.carry else torch.empty(len(obs), 0, dtype=torch.float64)
         ok = torch.ones(len(obs), dtype=torch.bool)
-        return SimState(physics, obs, torch.zeros(len(obs), dtype=torch.long), ok)
+        return SimState(physics, obs, torch.zeros(len(obs), dtype=torch.long), ok, carried)
 
     def observe(self, state: SimState) -> Float[Tensor, "rows obs"]:
         return state.obs
@@ -160,71 +196,60 @@ class Simulator:
         if action.shape != (rows, self.model.nu):
             raise ValueError(f"action: expected shape {[rows, self.model.nu]}, got {list(action.shape)}")
         action = action.detach().to("cpu", torch.float64)
-        runs = self._runnable(state, action)
-        physics, derived, ok = self._advance(state.physics, action, runs)
+        physics, derived, ok = self._advance(state, action)
         after = {**self._read(physics), **derived}
-        reward, terminated = self.outcome(self._read(state.physics), action, after)
-        obs = self.observe_fields(after)
+        reward, terminated = self.outcome(self._before(state), action, after)
+        obs, carried = self.observe_fields(after), self._carried(derived, state.carried)
         self._check(reward, terminated, obs, state)
         if ok is None and _finite(reward, obs):
-            return SimState(physics, obs, state.world, state.ok), Step(obs, reward, terminated)
+            return SimState(physics, obs, state.world, state.ok, carried), Step(obs, reward, terminated)
         ok = (state.ok if ok is None else state.ok & ok) & reward.isfinite() & obs.isfinite().all(1)
         self.diverged += int((state.ok & ~ok).sum())
         good = ok[:, None]
         physics, obs = torch.where(good, physics, state.physics), torch.where(good, obs, state.obs)
         step = Step(obs, torch.where(ok, reward, torch.nan), terminated & ok)
-        return SimState(physics, obs, state.world, ok), step
+        return SimState(physics, obs, state.world, ok, torch.where(good, carried, state.carried)), step
 
-    def _runnable(self, state: SimState, action: Tensor) -> Bool[Tensor, "rows"] | None:
-        """Which rows can be stepped; None: all of them, which is cheap to see."""
-        if bool(state.ok.all()) and _finite(state.physics, action):
-            return None
-        return state.ok & state.physics.isfinite().all(1) & action.isfinite().all(1)
+    def _advance(self, state: SimState, action: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Physics and derived fields after the substeps, and which rows came through them; None: all did."""
+        physics, world = state.physics, self._worlds(state.world)
+        runs = None
+        if not (bool(state.ok.all()) and _finite(physics, action)):
+            runs = state.ok & physics.isfinite().all(1) & action.isfinite().all(1)
+            physics = torch.where(runs[:, None], physics, torch.from_numpy(self._default))
+            action = torch.where(runs[:, None], action, 0.0)
+        after, arrays, fine = self._engine.advance(physics.numpy(), action.numpy(), world)
+        derived = {name: torch.from_numpy(array) for name, array in zip(self.fields, arrays, strict=True)}
+        if runs is not None and fine is not None:
+            runs = runs & torch.from_numpy(fine)
+        elif fine is not None:
+            runs = torch.from_numpy(fine)
+        return torch.from_numpy(after), derived, runs
 
-    def _advance(
-        self, physics: Tensor, action: Tensor, runs: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
-        """Copies of the states and derived fields after the substeps, and which rows came through; None: all did."""
+    def _state(self, physics: Tensor, derived: Fields) -> SimState:
         rows = len(physics)
-        if self._batch.nsim < rows:
-            self._batch = self._make_batch(rows)
-        batch, before = self._batch, physics.numpy()
-        if runs is None:
-            batch.state[:rows], self._ctrl[:rows] = before, action.numpy()
-        else:
-            batch.state[:rows] = np.where(runs.numpy()[:, None], before, self._default)
-            self._ctrl[:rows] = torch.where(runs[:, None], action, 0.0).numpy()
-        raised = np.zeros(0, dtype=np.int32)
-        try:
-            batch.step(self._ids[:rows], self.frame_skip)
-        except SimulationError as error:
-            raised = error.ids
-        after = batch.state[:rows].copy()
-        derived = {name: torch.from_numpy(np.array(batch.bind(name)[:rows])) for name in self.fields}
-        quiet = batch.warning[:rows, :, 1] == 1
-        time = self._slices["time"].start
-        grew = after[:, time] > before[:, time]
-        if runs is None and not len(raised) and quiet.all() and grew.all():
-            return torch.from_numpy(after), derived, None
-        batch.warning[:] = 1
-        fine = quiet.all(1) & grew
-        fine[raised] = False
-        fine = torch.from_numpy(fine)
-        return torch.from_numpy(after), derived, fine if runs is None else fine & runs
+        obs = self.observe_fields({**self._read(physics), **derived})
+        carried = self._carried(derived, torch.empty(rows, 0, dtype=torch.float64))
+        return SimState(physics, obs, torch.zeros(rows, dtype=torch.long), torch.ones(rows, dtype=torch.bool), carried)
 
-    def _make_batch(self, rows: int) -> Batch:
-        batch = Batch(self.model, rows, self.threads)
-        for name in self.fields:
-            batch.bind(name)  # derived fields are filled from the first call after this
-        # MuJoCo prints, and appends to a file in the working directory, where a counter rises from 0; a reset zeroes
-        # the counters. So they stand at 1 before each step, and any other number tells that something happened.
-        batch.warning[:] = 1
-        self._ids, self._ctrl = np.arange(rows, dtype=np.int32), batch.bind("ctrl")
-        return batch
+    def _worlds(self, particle: Tensor) -> NDArray[np.int64]:
+        return particle.numpy() % len(self.worlds)
 
     def _read(self, physics: Tensor) -> dict[str, Tensor]:
         time, qpos, qvel, act, _ = physics.split(self._widths, 1)
         return {"time": time[:, 0], "qpos": qpos, "qvel": qvel, "act": act}
+
+    def _before(self, state: SimState) -> dict[str, Tensor]:
+        before = self._read(state.physics)
+        if self.carry:
+            parts = state.carried.split([math.prod(shape) for shape in self._carry_shapes], 1)
+            for name, part, shape in zip(self.carry, parts, self._carry_shapes, strict=True):
+                before[name] = part.unflatten(1, shape)
+        return before
+
+    def _carried(self, derived: Fields, none: Tensor) -> Tensor:
+        """The fields of `carry` side by side; `none` where there are none to carry."""
+        return torch.cat([derived[name].flatten(1) for name in self.carry], 1) if self.carry else none
 
     def _check(self, reward: Tensor, terminated: Tensor, obs: Tensor, state: SimState) -> None:
         if self._checked:
@@ -252,13 +277,13 @@ def _finite(*tensors: Tensor) -> bool:
 
 def _component(model: Any, bit: mujoco.mjtState) -> slice:
     """Where a component stands in the full state: components follow each other in the order of their bits."""
-    start = mujoco.mj_stateSize(model, int(_FULL) & (int(bit) - 1))
+    start = mujoco.mj_stateSize(model, FULL & (int(bit) - 1))
     return slice(start, start + mujoco.mj_stateSize(model, int(bit)))
 
 
 def _state_of(model: Any, data: Any) -> NDArray[np.float64]:
-    state = np.empty(mujoco.mj_stateSize(model, int(_FULL)))
-    mujoco.mj_getState(model, data, state, int(_FULL))
+    state = np.empty(mujoco.mj_stateSize(model, FULL))
+    mujoco.mj_getState(model, data, state, FULL)
     return state
 
 

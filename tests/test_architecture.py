@@ -83,7 +83,7 @@ def _allowed_in_planners(name: str, top: str) -> bool:
     if top == "mbrl":
         return True  # told already, as an arrow against the order
     if top in ("mujoco", "gymnasium"):
-        return name in TOUCH_SIMULATORS
+        return name.startswith(TOUCH_SIMULATORS)
     return top in ALLOWED_IN_PLANNERS or top in sys.stdlib_module_names
 
 
