@@ -3,6 +3,7 @@
 from planners.box import Box
 from planners.derivatives import Expansion
 from planners.dynamics import Dynamics, FunctionDynamics, Smooth, Step
+from planners.mcts import PUCT, UCT, Gumbel
 from planners.mpc import MPC, InvalidPlanError, MPCState
 from planners.planner import Plan, Planner
 from planners.problem import Evaluation, Problem, evaluate_plans
@@ -19,11 +20,14 @@ __all__ = [
     "ICEM",
     "MPC",
     "MPPI",
+    "PUCT",
+    "UCT",
     "Box",
     "Dynamics",
     "Evaluation",
     "Expansion",
     "FunctionDynamics",
+    "Gumbel",
     "InvalidPlanError",
     "Knots",
     "MPCState",

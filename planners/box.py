@@ -40,14 +40,21 @@ class Box:
             )
         self.low: Float[Tensor, "act"] = lows.expand(size).clone()
         self.high: Float[Tensor, "act"] = highs.expand(size).clone()
+        alike = bool((self.low == self.low[0]).all() and (self.high == self.high[0]).all())
+        self._alike = (float(self.low[0]), float(self.high[0])) if alike else None
 
     @classmethod
     def from_space(cls, space: Any) -> Box:
         """The bounds of a `gymnasium.spaces.Box` of one dimension.
 
         Raises:
-            ValueError: the space is of another kind, not flat, or unbounded.
+            ValueError: the space is of another kind (discrete ones need tree search), not flat, or unbounded.
         """
+        if getattr(space, "n", None) is not None:
+            raise ValueError(
+                f"space: expected continuous actions, got {space}; for discrete actions use tree search: UCT, PUCT or "
+                "Gumbel of planners.mcts"
+            )
         low, high = getattr(space, "low", None), getattr(space, "high", None)
         if low is None or high is None:
             raise ValueError(f"space: expected a gymnasium.spaces.Box with finite bounds, got {space}")
@@ -70,6 +77,8 @@ class Box:
 
     def clamp(self, actions: Float[Tensor, "*batch act"]) -> Float[Tensor, "*batch act"]:
         """The nearest actions within the bounds, in the dtype and on the device of `actions`."""
+        if self._alike:  # several times as fast as with bounds of each dimension
+            return actions.clamp(*self._alike)
         return torch.minimum(torch.maximum(actions, self.low.to(actions)), self.high.to(actions))
 
     def __repr__(self) -> str:

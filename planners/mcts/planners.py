@@ -1,0 +1,284 @@
+"""Tree search as planners for discrete actions: UCT, PUCT and Gumbel MuZero's search.
+
+All three take these arguments:
+
+    actions      number of actions, 0 to actions - 1 (`action_count(space)` tells it of a Gymnasium space).
+    simulations  of a plan; `stop` is asked in between.
+    horizon      depth of the tree, and length of `Plan.actions`: the most visited line, with 0 after its end.
+    evaluator    priors, values, valid actions and side to move; None: see each planner.
+    rollout      without an evaluator: steps of a default-policy rollout (`Rollouts`), 0: the problem's terminal value.
+    stochastic   False: the model's mean transition, one outcome for each action. True: outcomes are drawn at every step
+                 of every simulation, and each one that occurs becomes a node of its own.
+    reuse        keep what was found below the executed action for the next plan.
+    capacity     nodes that a tree has room for; what finds none is evaluated and counted but not stored. None: 4 times
+                 the simulations where subtrees are reused, else as many as the simulations.
+
+They raise ValueError where a number is out of range; planning raises it for particles or a risk measure in the problem,
+for an evaluator's result of the wrong shape, and where a mask leaves no valid action.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from planners.mcts.evaluators import Evaluator, Rollouts
+from planners.mcts.policies import GUMBEL, Rule
+from planners.mcts.policies import PUCT as PUCT_RULE
+from planners.mcts.policies import UCT as UCT_RULE
+from planners.mcts.search import (
+    SearchMemory,
+    Settings,
+    advance_search,
+    dirichlet_noise,
+    gumbel_noise,
+    plan_search,
+    start_memory,
+)
+from planners.planner import Plan, never
+from planners.problem import Problem
+
+
+@dataclass(frozen=True)
+class UCT:
+    """Upper confidence bounds applied to trees, with rollouts of a default policy.
+
+    Source: Kocsis and Szepesvari (2006), https://doi.org/10.1007/11871842_29; constants as in Browne et al. (2012),
+    section 3.3, https://doi.org/10.1109/TCIAIG.2012.2186810. Deviations: q is scaled to [0, 1] between the lowest and
+    the highest of its siblings and their node, so that C needs no knowledge of the rewards (`normalise=False`: as
+    published, for returns in [0, 1]); a node's own evaluation counts as its first visit.
+
+    Args:
+        exploration: C.
+        normalise: scale q among siblings.
+
+    The module documents the other arguments; without an evaluator, `rollout` steps of uniform random valid actions.
+    """
+
+    actions: int
+    simulations: int = 100
+    exploration: float = 0.5**0.5
+    normalise: bool = True
+    horizon: int = 32
+    rollout: int = 20
+    evaluator: Evaluator | None = None
+    stochastic: bool = False
+    reuse: bool = True
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, exploration=self.exploration)
+
+    @property
+    def nodes(self) -> int:
+        return _nodes(self)
+
+    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
+        return start_memory(self, start)
+
+    def plan(
+        self,
+        problem: Problem,
+        start: Any,
+        memory: SearchMemory,
+        *,
+        generator: Generator,
+        stop: Callable[[], bool] = never,
+    ) -> Plan:
+        rule = Rule(UCT_RULE, exploration=self.exploration, normalise=self.normalise)
+        evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
+        return plan_search(self, rule, None, evaluator, problem, start, memory, generator, stop)
+
+    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
+        return _advance(self, problem, memory, action, start)
+
+    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
+        return _action_at(plan, age)
+
+
+@dataclass(frozen=True)
+class PUCT:
+    """The search of AlphaZero and MuZero: priors and values of an evaluator, Dirichlet noise at the root.
+
+    Source: Schrittwieser et al. (2020), appendix B, https://arxiv.org/abs/1911.08265. Deviation: q is scaled among
+    siblings and their node, not over the tree, so that a reused subtree continues as it would have alone.
+
+    Args:
+        exploration: c1.
+        base: c2.
+        noise_fraction: share of the noise in the root's priors; 0 (the default) to act, 0.25 to collect data.
+        noise_concentration: of the Dirichlet distribution.
+        normalise: scale q among siblings; False: for values in [-1, 1].
+
+    The module documents the other arguments; without an evaluator, equal priors and the terminal value.
+    """
+
+    actions: int
+    simulations: int = 100
+    exploration: float = 1.25
+    base: float = 19652.0
+    noise_fraction: float = 0.0
+    noise_concentration: float = 0.3
+    normalise: bool = True
+    horizon: int = 32
+    rollout: int = 0
+    evaluator: Evaluator | None = None
+    stochastic: bool = False
+    reuse: bool = True
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, exploration=self.exploration, base=self.base, noise_concentration=self.noise_concentration)
+        if not 0 <= self.noise_fraction < 1:
+            raise ValueError(f"noise_fraction: expected a share in [0, 1), got {self.noise_fraction}")
+
+    @property
+    def nodes(self) -> int:
+        return _nodes(self)
+
+    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
+        return start_memory(self, start)
+
+    def plan(
+        self,
+        problem: Problem,
+        start: Any,
+        memory: SearchMemory,
+        *,
+        generator: Generator,
+        stop: Callable[[], bool] = never,
+    ) -> Plan:
+        rule = Rule(PUCT_RULE, exploration=self.exploration, base=self.base, normalise=self.normalise)
+        noise = dirichlet_noise(self.noise_concentration, self.noise_fraction) if self.noise_fraction else None
+        evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
+        return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)
+
+    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
+        return _advance(self, problem, memory, action, start)
+
+    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
+        return _action_at(plan, age)
+
+
+@dataclass(frozen=True)
+class Gumbel:
+    """Gumbel MuZero's search: sequential halving at the root, and a policy that improves on the prior in expectation.
+
+    Right for few simulations, fewer than actions even. Source: Danihelka et al. (2022),
+    https://openreview.net/forum?id=bERaNdoegnO. Deviation: with a reused subtree, sequential halving counts the visits
+    of this plan, while q values are those of all visits.
+
+    Args:
+        considered: at most so many actions take part in sequential halving.
+        noise_scale: of the Gumbel noise; 1 to collect data, 0 to act on what the search has found.
+        visit_offset: see `policies.Rule`.
+        value_scale: see `policies.Rule`; smaller keeps closer to the prior.
+
+    The module documents the other arguments; without an evaluator, equal priors and the terminal value.
+    """
+
+    actions: int
+    simulations: int = 32
+    considered: int = 16
+    noise_scale: float = 1.0
+    visit_offset: float = 50.0
+    value_scale: float = 0.1
+    horizon: int = 32
+    rollout: int = 0
+    evaluator: Evaluator | None = None
+    stochastic: bool = False
+    reuse: bool = True
+    capacity: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, considered=self.considered, value_scale=self.value_scale)
+        if self.noise_scale < 0 or self.visit_offset < 0:
+            raise ValueError(
+                f"noise_scale, visit_offset: expected at least 0, got {self.noise_scale}, {self.visit_offset}"
+            )
+
+    @property
+    def nodes(self) -> int:
+        return _nodes(self)
+
+    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
+        return start_memory(self, start)
+
+    def plan(
+        self,
+        problem: Problem,
+        start: Any,
+        memory: SearchMemory,
+        *,
+        generator: Generator,
+        stop: Callable[[], bool] = never,
+    ) -> Plan:
+        rule = Rule(GUMBEL, visit_offset=self.visit_offset, value_scale=self.value_scale)
+        evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
+        noise = gumbel_noise(self.noise_scale)
+        return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)
+
+    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
+        return _advance(self, problem, memory, action, start)
+
+    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
+        return _action_at(plan, age)
+
+
+def action_count(space: Any) -> int:
+    """The number of actions of a `gymnasium.spaces.Discrete` that counts from 0.
+
+    Raises:
+        ValueError: the space is of another kind, or counts from another number.
+    """
+    n, first = getattr(space, "n", None), getattr(space, "start", 0)
+    if getattr(space, "low", None) is not None:
+        raise ValueError(
+            f"space: tree search needs discrete actions, got {space}; for continuous ones use CEM, iCEM or MPPI"
+        )
+    if n is None or not isinstance(first, int | np.integer):
+        raise ValueError(
+            f"space: expected a gymnasium.spaces.Discrete, got {space}; number the actions 0 to n - 1 first"
+        )
+    if first != 0:
+        raise ValueError(f"space: expected actions from 0, got {space}; shift them by {first} in a wrapper")
+    return int(n)
+
+
+def _check(settings: Settings, **positive: float) -> None:
+    whole = {"actions": settings.actions, "simulations": settings.simulations, "horizon": settings.horizon}
+    if settings.capacity is not None:
+        whole["capacity"] = settings.capacity
+    for name, number in whole.items():
+        if number < 1:
+            raise ValueError(f"{name}: expected at least 1, got {number}")
+    if settings.rollout < 0:
+        raise ValueError(f"rollout: expected at least 0, got {settings.rollout}")
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name}: expected a positive number, got {value}")
+
+
+def _nodes(settings: Settings) -> int:
+    if settings.capacity is not None:
+        return settings.capacity
+    return 1 + settings.simulations * (4 if settings.reuse else 1)
+
+
+def _evaluator(settings: Settings, evaluator: Evaluator | None, rollout: int, problem: Problem) -> Evaluator:
+    if evaluator is not None:
+        return evaluator
+    return Rollouts(problem, settings.actions, rollout, stochastic=settings.stochastic)
+
+
+def _advance(settings: Settings, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
+    if not settings.reuse:
+        return start_memory(settings, start)
+    return advance_search(problem, memory, action, start)
+
+
+def _action_at(plan: Plan, age: Tensor) -> Tensor:
+    return plan.actions[torch.arange(len(age), device=age.device), age]
