@@ -3,6 +3,8 @@
 from planners.box import Box
 from planners.derivatives import Expansion
 from planners.dynamics import Dynamics, FunctionDynamics, Smooth, Step
+from planners.ilqr import ILQR
+from planners.ilqr_search import Reason
 from planners.mcts import PUCT, UCT, Gumbel
 from planners.mpc import MPC, InvalidPlanError, MPCState
 from planners.planner import Plan, Planner
@@ -18,6 +20,7 @@ from planners.sampling.random_shooting import RandomShooting
 __all__ = [
     "CEM",
     "ICEM",
+    "ILQR",
     "MPC",
     "MPPI",
     "PUCT",
@@ -37,6 +40,7 @@ __all__ = [
     "Problem",
     "Proposals",
     "RandomShooting",
+    "Reason",
     "Smooth",
     "Step",
     "evaluate_plans",

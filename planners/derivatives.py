@@ -127,7 +127,9 @@ def expand_differences(
     jacobian, other = central_differences(evaluate, (state, action, reached), width, eps)
     if reward is None:
         gradient = other[:, 0]
-        hessian = _second_differences(dynamics, state, action, reached, eps**0.75)[0]
+        hessian = second_differences(
+            lambda *about: evaluate(*about)[1], (state, action, reached), width, _precision(action) ** 0.25
+        )[:, 0]
     else:
         inputs = dynamics.observe(state), action, centre.obs
         gradient, hessian = gauss_newton(reward, inputs, other)
@@ -139,8 +141,51 @@ def curvature_differences(
 ) -> Float[Tensor, "rows dx z z"]:
     """Second derivatives D of the mean transition by second differences: z^2 + z steps a row."""
     eps = _precision(action) ** 0.25 if eps is None else eps
+    size = dynamics.difference(state, state).shape[1]
     reached, _ = dynamics.step(state, action)
-    return _second_differences(dynamics, state, action, reached, eps)[1]
+
+    def change(state: Any, action: Tensor, reached: Any, z: Tensor) -> Tensor:
+        after, _ = dynamics.step(dynamics.retract(state, z[:, :size]), action + z[:, size:])
+        return dynamics.difference(after, reached)
+
+    return second_differences(change, (state, action, reached), size + action.shape[1], eps)
+
+
+def expand_value(
+    dynamics: Smooth[Any], value: Callable[[Tensor], Tensor], state: Any
+) -> tuple[Float[Tensor, "rows dx"], Float[Tensor, "rows dx dx"]]:
+    """Gradient and Hessian of `value(obs)`, [rows, obs] -> [rows], in the tangent space of states.
+
+    By automatic differentiation through `observe(retract(...))`, or, where torch can't, by differences.
+    """
+    zero = torch.zeros_like(dynamics.difference(state, state))
+    width = zero.shape[1]
+
+    def at(state: Any, dx: Tensor) -> Tensor:
+        return value(dynamics.observe(dynamics.retract(state, dx)))
+
+    if _tracked(lambda dx: at(state, dx), zero):
+        basis = torch.eye(width, dtype=zero.dtype, device=zero.device).repeat(len(zero), 1)
+        many = repeat_rows(state, width)
+        slope = torch.func.grad(lambda dx: at(many, dx).sum())
+        gradient, hessian = torch.func.jvp(slope, (torch.zeros_like(basis),), (basis,))[:2]
+        hessian = hessian.view(len(zero), width, width)
+        return gradient[::width], 0.5 * (hessian + hessian.mT)
+
+    def black_box(state: Any, _: Tensor, dx: Tensor) -> Tensor:
+        return at(state, dx)[:, None]
+
+    (gradient,) = central_differences(lambda *x: (black_box(*x),), (state, zero), width, _precision(zero) ** (1 / 3))
+    return gradient[:, 0], second_differences(black_box, (state, zero), width, _precision(zero) ** 0.25)[:, 0]
+
+
+def _tracked(function: Callable[[Tensor], Tensor], at: Tensor) -> bool:
+    """Whether torch follows `function` from its argument to its result."""
+    try:
+        with torch.enable_grad():
+            return function(at.detach().clone().requires_grad_()).requires_grad
+    except RuntimeError:
+        return False
 
 
 def central_differences(
@@ -191,34 +236,31 @@ def gauss_newton(
     return (gradient[::width, None] @ jacobian)[:, 0], jacobian.mT @ (0.5 * (hessian + hessian.mT)) @ jacobian
 
 
-def _second_differences(
-    dynamics: Smooth[Any], state: Any, action: Tensor, reached: Any, eps: float
-) -> tuple[Float[Tensor, "rows z z"], Float[Tensor, "rows dx z z"]]:
-    """Second derivatives of the reward and of the transition:
+def second_differences(
+    evaluate: Callable[..., Tensor], about: tuple[Any, ...], width: int, eps: float
+) -> Float[Tensor, "rows out z z"]:
+    """Second derivatives of functions of z at 0, from z^2 + z + 1 evaluations:
 
     f_ij = (f(+i+j) + f(-i-j) + 2 f(0) - f(+i) - f(-i) - f(+j) - f(-j)) / (2 eps^2).
+
+    Arguments are those of `central_differences`, but `evaluate` returns one tensor [rows, out].
     """
-    size = dynamics.difference(state, state).shape[1]
-    width = size + action.shape[1]
     first, second = torch.triu_indices(width, width, offset=1)
     points = 1 + 2 * width + 2 * len(first)
 
-    def part(state: Any, action: Tensor, reached: Any) -> Tensor:
-        rows, basis = len(action), eps * torch.eye(width, dtype=action.dtype, device=action.device)
-        both = basis[first] + basis[second]
-        z = torch.cat([torch.zeros_like(basis[:1]), basis, -basis, both, -both]).repeat(rows, 1)
-        state, action, reached = repeat_rows((state, action, reached), points)
-        after, step = dynamics.step(dynamics.retract(state, z[:, :size]), action + z[:, size:])
-        y = torch.cat([step.reward[:, None], dynamics.difference(after, reached)], 1).view(rows, points, -1)
+    def part(*about: Any) -> Tensor:
+        basis = eps * torch.eye(width, dtype=about[1].dtype, device=about[1].device)
+        pairs = basis[first] + basis[second]
+        z = torch.cat([torch.zeros_like(basis[:1]), basis, -basis, pairs, -pairs]).repeat(len(about[1]), 1)
+        y = evaluate(*repeat_rows(about, points), z).view(len(about[1]), points, -1)
         centre, plus, minus, out, back = y.split([1, width, width, len(first), len(first)], 1)
         single = plus + minus - 2 * centre
         mixed = 0.5 * (out + back - 2 * centre - single[:, first] - single[:, second])
-        upper = torch.cat([single, mixed], 1).mT / eps**2
         diagonal = torch.arange(width)
-        return _symmetric(upper, torch.cat([diagonal, first]), torch.cat([diagonal, second]), width)
+        rows, columns = torch.cat([diagonal, first]), torch.cat([diagonal, second])
+        return _symmetric(torch.cat([single, mixed], 1).mT / eps**2, rows, columns, width)
 
-    both = _in_parts(part, (state, action, reached), points)
-    return both[:, 0], both[:, 1:]
+    return _in_parts(part, about, points)
 
 
 def _symmetric(upper: Float[Tensor, "rows out pairs"], first: Tensor, second: Tensor, width: int) -> Tensor:

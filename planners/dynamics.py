@@ -117,6 +117,7 @@ class FunctionDynamics:
         self.noise = noise
         self.derivatives = derivatives
         self._checked = False
+        self._ends: Tensor | None = None
         self._differentiable = False
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> Tensor:
@@ -141,7 +142,7 @@ class FunctionDynamics:
             next_state = next_state + noise
         reward = self.reward(state, action, next_state)
         if self.termination is None:
-            terminated = torch.zeros(rows, dtype=torch.bool, device=state.device)
+            terminated = self._no_ends(state)
         else:
             terminated = self.termination(state, action, next_state)
         if not checked:
@@ -149,6 +150,12 @@ class FunctionDynamics:
             check_result("termination", terminated, rows, torch.bool)
             self._checked = True
         return next_state, Step(next_state, reward, terminated)
+
+    def _no_ends(self, state: Tensor) -> Tensor:
+        """False for each row, made once for each number of rows: beside a short function, it would cost time."""
+        if self._ends is None or len(self._ends) != len(state) or self._ends.device != state.device:
+            self._ends = torch.zeros(len(state), dtype=torch.bool, device=state.device)
+        return self._ends
 
     def difference(self, state: Tensor, reference: Tensor) -> Tensor:
         return state - reference
@@ -200,9 +207,9 @@ def check_differentiable(name: str, function: Callable[..., Tensor], *inputs: Te
             raise ValueError(f"derivatives: {advice}: {error}") from error
     if result.requires_grad:
         return
-    # A jump changes a constant on one side of it only; a graph that was cut shows on both.
-    near = [function(*(x[:1] + shift for x in inputs)) for shift in (1e-3, -1e-3)]
-    if not constant or all(bool((x != result.detach()).any()) for x in near):
+    # A constant is the same at two points nearby, on one side of a jump at least; a graph that was cut changes.
+    one, two = ([function(*(x[:1] + sign * step for x in inputs)) for step in (1e-3, 2e-3)] for sign in (1, -1))
+    if not constant or all(bool((near != far).any()) for near, far in (one, two)):
         raise ValueError(f"derivatives: {advice}: its result is cut off from its inputs (detach, numpy or no_grad)")
 
 
