@@ -37,7 +37,8 @@ class Dynamics(Protocol[State]):
     """A model of an environment. `State` is a tensor or a NamedTuple of tensors with rows leading.
 
     Rows are independent: a row's result never depends on the contents of other rows, and the number of random draws
-    depends on the number of rows alone.
+    depends on the number of rows alone. A model whose episodes never terminate may say so with an attribute
+    `endless = True`: planners then do not look at `terminated`.
     """
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> State:
@@ -116,6 +117,7 @@ class FunctionDynamics:
         self.termination = termination
         self.noise = noise
         self.derivatives = derivatives
+        self.endless = termination is None
         self._checked = False
         self._ends: Tensor | None = None
         self._differentiable = False

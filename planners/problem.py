@@ -79,18 +79,20 @@ def evaluate_plans(
 
     rows = batch * plans * particles
     returns = actions.new_zeros(rows)
+    endless = getattr(problem.dynamics, "endless", False)
     alive = torch.ones(rows, dtype=torch.bool, device=actions.device)
     weight = 1.0
-    for t in range(horizon):
-        state, step = problem.dynamics.step(state, by_step[t], generator=generator)
-        returns = returns.add(_while_alive(alive, step.reward, step.obs), alpha=weight)
-        alive = alive > step.terminated
+    for action in by_step.unbind(0):
+        state, step = problem.dynamics.step(state, action, generator=generator)
+        reward = _marked(step.reward, step.obs)
+        returns = returns.add(reward if endless else torch.where(alive, reward, 0.0), alpha=weight)
+        alive = alive if endless else alive > step.terminated
         weight *= problem.discount
     if problem.terminal_value is not None:
         value = problem.terminal_value(step.obs)
         if value.shape != returns.shape:
             raise ValueError(f"terminal_value: expected shape [{rows}], one number a row, got {list(value.shape)}")
-        returns = returns.add(_while_alive(alive, value, step.obs), alpha=weight)
+        returns = returns.add(torch.where(alive, _marked(value, step.obs), 0.0), alpha=weight)
 
     shape = (batch, plans, particles)
     valid = returns.isfinite().view(shape)
@@ -102,10 +104,12 @@ def evaluate_plans(
     return Evaluation(torch.where(valid, scores, -torch.inf), valid)
 
 
-def _while_alive(alive: Tensor, reward: Tensor, obs: Tensor) -> Tensor:
-    """The reward of rows that are alive, 0 for the others; not finite where the reward or the observation is not.
+def _marked(reward: Tensor, obs: Tensor) -> Tensor:
+    """The reward; not finite where the observation is not.
 
     A sum is not finite if a term is not, and nothing that is added later makes a return finite again: so the returns
     carry the mark of an invalid row, and no mask has to be kept beside them from step to step.
     """
-    return torch.where(alive, torch.add(reward, obs.sum(-1), alpha=0), 0.0)
+    if obs.dtype == reward.dtype:  # one pass over the observations: 0 times what is not finite is NaN
+        return torch.addmv(reward, obs, obs.new_zeros(obs.shape[1]))
+    return torch.add(reward, obs.sum(-1), alpha=0)

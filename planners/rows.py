@@ -29,7 +29,9 @@ def where_rows(mask: Tensor, yes: Tree, no: Tree) -> Tree:
 
 
 def repeat_rows(tree: Tree, times: int) -> Tree:
-    """Each row `times` times in a row: [rows, ...] -> [rows * times, ...]."""
+    """Each row `times` times in a row: [rows, ...] -> [rows * times, ...]. Once: the tree itself."""
+    if times == 1:
+        return tree
     return map_rows(lambda x: x.repeat_interleave(times, dim=0), tree)
 
 

@@ -66,6 +66,8 @@ class SamplingPlanner(Protocol):
     proposals: Proposals | None
     executes: Literal["mean", "best"]
     """Whether the plan is what is searched around, or the best candidate of all iterations."""
+    score_mean: bool = True
+    """Whether a plan that is no candidate is rolled out for its value; else that is the candidates' weighted one."""
     repeat_last: bool = True
     """Whether the new last action of a shifted sequence is the old last one, or the centre of the box."""
     keep: int = 0
@@ -121,7 +123,7 @@ class SamplingPlanner(Protocol):
         best = _Best(self._actions(memory, candidates)[:, 0], torch.full_like(candidates[:, 0, 0, 0], -torch.inf))
         weights, iterations = torch.zeros_like(candidates[..., 0, 0]), torch.zeros_like(memory.phase)
         threshold = self.min_variance * self._half_range(memory.mean) ** 2
-        ran = False
+        ran, scores = False, best.score.unsqueeze(1)
         for iteration in range(self.iterations):
             active = (memory.variance >= threshold).flatten(1).any(1)
             if stop() or (self.min_variance > 0 and not active.any()):
@@ -136,6 +138,8 @@ class SamplingPlanner(Protocol):
             iterations, ran = iterations + active, True
         if self.executes == "best" and ran:
             result = best
+        elif ran and not self.score_mean:
+            result = self._weighted(memory, best, weights, scores)
         else:
             result = self._score_mean(problem, start, memory, best, final_generator)
         info = self._info(memory, candidates, weights, iterations, result.actions)
@@ -180,13 +184,18 @@ class SamplingPlanner(Protocol):
             torch.where(valid, final.scores[:, 0], best.score),
         )
 
+    def _weighted(self, memory: SamplingMemory, best: _Best, weights: Tensor, scores: Tensor) -> _Best:
+        """The mean with the weighted score of the candidates."""
+        actions = self._actions(memory, memory.mean.unsqueeze(1))[:, 0]
+        score = torch.where(weights > 0, weights * scores, 0.0).sum(1)
+        return _Best(actions, torch.where(best.score.isfinite(), score, -torch.inf))
+
     def _info(
         self, memory: SamplingMemory, candidates: Tensor, weights: Tensor, iterations: Tensor, actions: Tensor
     ) -> SamplingInfo:
         half = self._half_range(memory.mean)
-        weighed = weights[:, :, None, None]
-        mean = (weighed * candidates).sum(1, keepdim=True)
-        spread = (weighed * (candidates - mean).square()).sum(1).sqrt() / half
+        mean = weighted_sum(weights, candidates)
+        spread = weighted_sum(weights, (candidates - mean.unsqueeze(1)).square()).sqrt() / half
         at_bound = (actions <= self.box.low.to(actions)) | (actions >= self.box.high.to(actions))
         return SamplingInfo(
             iterations,
@@ -217,6 +226,13 @@ def _better(best: _Best, actions: Tensor, scores: Tensor, active: Tensor) -> _Be
 def take_plans(candidates: Tensor, index: Tensor) -> Tensor:
     """The plans `index` [batch, chosen] of each element: [batch, plans, ...] -> [batch, chosen, ...]."""
     return candidates[torch.arange(len(index), device=index.device).unsqueeze(1), index]
+
+
+def weighted_sum(
+    weights: Float[Tensor, "batch plans"], values: Float[Tensor, "batch plans size act"]
+) -> Float[Tensor, "batch size act"]:
+    """The sum over plans of weight times values."""
+    return torch.bmm(weights.unsqueeze(1), values.flatten(2)).view(len(values), *values.shape[2:])
 
 
 def copies(mean: Tensor, times: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from planners import FunctionDynamics, Problem, Step, evaluate_plans
+from planners.problem import _marked
 from planners.risk import cvar, worst
 
 G = torch.Generator().manual_seed(0)
@@ -161,3 +162,28 @@ def test_numbers_out_of_range_and_wrong_shapes_are_named():
         evaluate(Problem(dynamics, risk=lambda returns, valid: returns.mean()), plans([1]))
     with pytest.raises(ValueError, match=r"terminal_value: expected shape \[2\], one number a row, got \[2, 1\]"):
         evaluate(Problem(dynamics, terminal_value=lambda x: x), plans([1], [1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("size", [1, 2, 17, 300])
+def test_an_observation_that_is_not_finite_shows_in_its_own_row_alone(size, bad, dtype):
+    reward, obs = torch.linspace(-3, 3, 7, dtype=dtype), torch.randn(7, size, generator=G, dtype=dtype)
+    for column in {0, size // 2, size - 1}:
+        broken = obs.clone()
+        broken[4, column] = bad
+        marked = _marked(reward, broken)
+        assert not marked[4].isfinite()
+        keep = torch.arange(7) != 4
+        torch.testing.assert_close(marked[keep], reward[keep], rtol=0, atol=0)
+
+
+def test_a_model_that_never_ends_is_taken_at_its_word():
+    """And one that does not say so is asked at every step."""
+    plain = FunctionDynamics(lambda x, u: x + u, lambda x, u, y: y[:, 0])
+    asked = FunctionDynamics(lambda x, u: x + u, lambda x, u, y: y[:, 0], lambda x, u, y: y[:, 0] > 1.0)
+    assert plain.endless
+    assert not asked.endless
+    start, actions = torch.zeros(1, 1), torch.tensor([[[[1.0], [1.0], [1.0]]]])
+    assert evaluate_plans(Problem(plain), start, actions, generator=G).scores.item() == 6.0
+    assert evaluate_plans(Problem(asked), start, actions, generator=G).scores.item() == 3.0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from planners import CEM, Box, Evaluation, FunctionDynamics, Problem, RandomShooting, evaluate_plans
-from planners.sampling import random_shooting
+from planners.sampling import search
 from planners.testing import check_planner
 
 G = torch.Generator().manual_seed(0)
@@ -80,7 +80,7 @@ def altered(change):
 
 
 def with_evaluation(monkeypatch, evaluate):
-    monkeypatch.setattr(random_shooting, "evaluate_plans", evaluate)
+    monkeypatch.setattr(search, "evaluate_plans", evaluate)
     return RandomShooting(BOX, 5, population=60, iterations=2)
 
 
@@ -117,7 +117,7 @@ def test_planted_nan_scores_that_argmax_ranks_first(monkeypatch):
         scores, valid = evaluate_plans(*args, **kwargs)
         return Evaluation(torch.where(valid, scores, torch.nan), valid)
 
-    fails(with_evaluation(monkeypatch, evaluate), "never win .*: low actions are valid and pay")
+    fails(with_evaluation(monkeypatch, evaluate), "never win")
 
 
 def test_planted_infinite_rewards_that_win(monkeypatch):
@@ -159,7 +159,7 @@ def test_planted_warm_start_that_is_not_shifted():
 
 def test_planted_warm_start_that_is_shifted_by_plan():
     def plan(self, problem, start, memory, *, generator, stop):
-        shifted = type(memory)(torch.cat([memory.actions[:, 1:], memory.actions[:, -1:]], 1))
+        shifted = memory._replace(mean=torch.cat([memory.mean[:, 1:], memory.mean[:, -1:]], 1))
         return RandomShooting.plan(self, problem, start, shifted, generator=generator, stop=stop)
 
     fails(shooting(plan=lambda self, *a, stop=lambda: False, **k: plan(self, *a, stop=stop, **k)), "never shifts")
@@ -167,7 +167,7 @@ def test_planted_warm_start_that_is_shifted_by_plan():
 
 def test_planted_warm_start_that_is_forgotten():
     def advance(self, problem, memory, action, start):
-        return type(memory)(self.box.center.to(action).expand_as(memory.actions).clone())
+        return memory._replace(mean=self.box.center.to(action).expand_as(memory.mean).clone())
 
     fails(shooting(advance=advance), "advance shifts the warm start by one step")
 
@@ -192,10 +192,10 @@ def test_planted_generator_that_the_planner_keeps_for_itself():
 def test_planted_write_into_the_memory():
     def plan(self, problem, start, memory, *, generator, **options):
         plan = RandomShooting.plan(self, problem, start, memory, generator=generator, **options)
-        memory.actions.copy_(plan.actions)
+        memory.mean.copy_(plan.actions)
         return plan
 
-    fails(shooting(plan=plan), r"Inputs are not written to: \(start, memory\) of plan.1.actions")
+    fails(shooting(plan=plan), r"Inputs are not written to: \(start, memory\) of plan.1.mean")
 
 
 def test_planted_value_of_another_candidate():
@@ -217,4 +217,6 @@ def test_planted_shapes():
     fails(altered(lambda plan: plan._replace(value=plan.value[:, None])), "Plan.value is one floating-point number")
     fails(altered(lambda plan: plan._replace(actions=plan.actions.flatten(1))), "Plan.actions is")
     fails(altered(lambda plan: plan._replace(info=None)), "Plan.info is a NamedTuple")
-    fails(altered(lambda plan: plan._replace(memory=type(plan.memory)(plan.actions[:1]))), "Rows lead everywhere")
+    fails(
+        altered(lambda plan: plan._replace(memory=plan.memory._replace(mean=plan.actions[:1]))), "Rows lead everywhere"
+    )
