@@ -12,6 +12,8 @@ All three take these arguments:
     reuse        keep what was found below the executed action for the next plan.
     capacity     nodes that a tree has room for; what finds none is evaluated and counted but not stored. None: 4 times
                  the simulations where subtrees are reused, else as many as the simulations.
+    compiled     True: select and back up in code compiled by numba (on the CPU); False: on tensors. The statistics are
+                 the same. None: compiled where numba is installed and the states are on the CPU.
 
 They raise ValueError where a number is out of range; planning raises it for particles or a risk measure in the problem,
 for an evaluator's result of the wrong shape, and where a mask leaves no valid action.
@@ -68,6 +70,7 @@ class UCT:
     stochastic: bool = False
     reuse: bool = True
     capacity: int | None = None
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         _check(self, exploration=self.exploration)
@@ -88,7 +91,7 @@ class UCT:
         generator: Generator,
         stop: Callable[[], bool] = never,
     ) -> Plan:
-        rule = Rule(UCT_RULE, exploration=self.exploration, normalise=self.normalise)
+        rule = Rule(UCT_RULE, exploration=float(self.exploration), normalise=self.normalise)
         evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
         return plan_search(self, rule, None, evaluator, problem, start, memory, generator, stop)
 
@@ -129,6 +132,7 @@ class PUCT:
     stochastic: bool = False
     reuse: bool = True
     capacity: int | None = None
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         _check(self, exploration=self.exploration, base=self.base, noise_concentration=self.noise_concentration)
@@ -151,7 +155,7 @@ class PUCT:
         generator: Generator,
         stop: Callable[[], bool] = never,
     ) -> Plan:
-        rule = Rule(PUCT_RULE, exploration=self.exploration, base=self.base, normalise=self.normalise)
+        rule = Rule(PUCT_RULE, exploration=float(self.exploration), base=float(self.base), normalise=self.normalise)
         noise = dirichlet_noise(self.noise_concentration, self.noise_fraction) if self.noise_fraction else None
         evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
         return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)
@@ -192,6 +196,7 @@ class Gumbel:
     stochastic: bool = False
     reuse: bool = True
     capacity: int | None = None
+    compiled: bool | None = None
 
     def __post_init__(self) -> None:
         _check(self, considered=self.considered, value_scale=self.value_scale)
@@ -216,7 +221,7 @@ class Gumbel:
         generator: Generator,
         stop: Callable[[], bool] = never,
     ) -> Plan:
-        rule = Rule(GUMBEL, visit_offset=self.visit_offset, value_scale=self.value_scale)
+        rule = Rule(GUMBEL, visit_offset=float(self.visit_offset), value_scale=float(self.value_scale))
         evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
         noise = gumbel_noise(self.noise_scale)
         return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)

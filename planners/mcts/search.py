@@ -11,6 +11,8 @@ before lead to their node.
 """
 
 from collections.abc import Callable
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -23,7 +25,7 @@ from planners.mcts.evaluators import Evaluator, Leaf
 from planners.mcts.outcomes import outcome_key, same_observation
 from planners.mcts.policies import GUMBEL, PUCT, Edges, Rule, halving_schedule, improved_policy, sigma
 from planners.mcts.tensors import Arrival, Limits, Root, TensorEngine, edges_of, fill
-from planners.mcts.tree import NONE, Tree, blank, children, put_nodes, subtree, take_nodes
+from planners.mcts.tree import NONE, Tree, blank, children, clear_last, flat_states, subtree, take_nodes
 from planners.planner import Plan
 from planners.problem import Problem
 from planners.risk import mean
@@ -80,6 +82,8 @@ class Settings(Protocol):
     @property
     def capacity(self) -> int | None: ...
     @property
+    def compiled(self) -> bool | None: ...
+    @property
     def nodes(self) -> int: ...
 
 
@@ -119,18 +123,20 @@ def plan_search(
         root = _root(settings, rule, memory)
         if rule.kind == PUCT and noise_of is not None:
             tree.logits[:, 0] = _mixed(priors, memory.noise, tree.mask[:, 0])
-        engine = TensorEngine(tree, rule, root, Limits(settings.horizon, problem.discount))
+        engine = engine_of(settings, tree)(tree, rule, root, Limits(settings.horizon, problem.discount))
+        states = flat_states(tree.states)
+        arrive = _arrive_drawn if settings.stochastic else _arrive
         done = 0
         while done < settings.simulations and not stop():
             luck.manual_seed(seeds[done])
-            arrival, state, key, step = _arrive(settings, problem, engine, done, luck)
+            arrival, state, key, step = arrive(problem, states, engine, done, luck)
             leaf = evaluator.evaluate(state, step.obs, generator=luck)
-            slot, _ = engine.update(arrival, key, step, leaf)
-            put_nodes(tree.states, slot, state)
+            place = engine.update(arrival, key, step, leaf)
+            map_rows(partial(_put, place), states, state)
             done += 1
         _check_masks(engine.stuck)
         tree.logits[:, 0] = priors
-        map_rows(lambda x: x[:, -1].zero_(), tree.states)  # rows that stored nothing wrote there
+        clear_last(tree)
         memory = memory._replace(choice=_decide(rule, memory, root, done))
         return _result(settings, rule, memory, obs, done)
 
@@ -186,7 +192,11 @@ def _plant(memory: SearchMemory, state: Any, obs: Tensor, evaluator: Evaluator, 
     """Evaluate the root where there is none. Roots hold the state as it is, not as the model foresaw it."""
     tree = memory.tree
     first = torch.zeros_like(tree.size)
-    put_nodes(tree.states, first, state)
+    map_rows(
+        partial(_put, first + torch.arange(len(first), device=first.device) * tree.slots),
+        flat_states(tree.states),
+        state,
+    )
     missing = tree.size == 0
     if not bool(missing.any()):
         return memory
@@ -275,32 +285,85 @@ def _root(settings: Settings, rule: Rule, memory: SearchMemory) -> Root:
     return Root(memory.noise, base, turns[tree.mask[:, 0].sum(1)])
 
 
+class Engine(Protocol):
+    """`tensors.TensorEngine` documents the parts."""
+
+    tree: Tree
+    no_key: Tensor
+    stuck: Tensor
+
+    def __init__(self, tree: Tree, rule: Rule, root: Root, limits: Limits) -> None: ...
+    def choose(self, slot: Tensor, simulation: int) -> Tensor: ...
+    def descend(self, simulation: int) -> Arrival: ...
+    def find(self, arrival: Arrival, key: Tensor) -> Tensor: ...
+    def update(self, arrival: Arrival, key: Tensor, step: Step, leaf: Leaf) -> Tensor: ...
+
+
+def engine_of(settings: Settings, tree: Tree) -> type[Engine]:
+    """The compiled engine on the CPU, where numba is installed; else the one on tensors.
+
+    Raises:
+        ValueError: compiled code was asked for and can't be had.
+    """
+    here = tree.size.device.type == "cpu"
+    if settings.compiled is False or (settings.compiled is None and not (here and _numba_installed())):
+        return TensorEngine
+    if not here:
+        raise ValueError(f"compiled: expected states on the CPU, got {tree.size.device}; use compiled=False there")
+    if not _numba_installed():
+        raise ValueError(
+            'compiled: expected numba to be installed; `pip install "mbrl-planners[fast]"`, or use compiled=False'
+        )
+    from planners.mcts.compiled import CompiledEngine
+
+    return CompiledEngine
+
+
+@cache
+def _numba_installed() -> bool:
+    return find_spec("numba") is not None
+
+
+def _take(place: Tensor, states: Tensor) -> Tensor:
+    return states.index_select(0, place)
+
+
+def _put(place: Tensor, states: Tensor, values: Tensor) -> Tensor:
+    return states.index_copy_(0, place, values)
+
+
 def _arrive(
-    settings: Settings, problem: Problem, engine: TensorEngine, simulation: int, generator: Generator
+    problem: Problem, states: Any, engine: Engine, simulation: int, generator: Generator
 ) -> tuple[Arrival, Any, Tensor, Step]:
     """Descend to an edge that leads to no node, and take its step: the next state, its key and the step."""
-    tree, dynamics = engine.tree, problem.dynamics
-    if not settings.stochastic:
-        arrival = engine.descend(simulation)
-        state, step = dynamics.step(take_nodes(tree.states, arrival.slot), arrival.action)
-        return arrival, state, tree.size, step  # one outcome an edge: the key tells nothing
+    arrival = engine.descend(simulation)
+    state, step = problem.dynamics.step(map_rows(partial(_take, arrival.place), states), arrival.action)
+    return arrival, state, engine.no_key, step
 
-    slot = torch.zeros_like(tree.size)
-    arrival = Arrival(slot, engine.choose(slot, simulation), slot)
-    state, step = dynamics.step(take_nodes(tree.states, slot), arrival.action, generator=generator)
-    key = outcome_key(state, step)
+
+def _arrive_drawn(
+    problem: Problem, states: Any, engine: Engine, simulation: int, generator: Generator
+) -> tuple[Arrival, Any, Tensor, Step]:
+    """As `_arrive`, drawing the outcome of every step on the way."""
+    slot = torch.zeros_like(engine.tree.size)
+    offsets = torch.arange(len(slot), device=slot.device) * engine.tree.slots
+    arrival = Arrival(slot, engine.choose(slot, simulation), slot, offsets)
+    state, key, step = _draw_step(problem, states, arrival, generator)
     found = engine.find(arrival, key)
-    while bool((found >= 0).any()):
-        inside = found >= 0
+    while bool((inside := found >= 0).any()):
         slot = torch.where(inside, found, arrival.slot)
         action = torch.where(inside, engine.choose(slot, simulation), arrival.action)
-        arrival = Arrival(slot, action, arrival.depth + inside)
-        # From the state that was drawn on the way, which is the node's but for its share of the key.
-        next_state, next_step = dynamics.step(take_nodes(tree.states, slot), action, generator=generator)
-        state, step = where_rows(inside, next_state, state), where_rows(inside, next_step, step)
-        key = torch.where(inside, outcome_key(next_state, next_step), key)
+        arrival = Arrival(slot, action, arrival.depth + inside, slot + offsets)
+        drawn = _draw_step(problem, states, arrival, generator)
+        state, key, step = where_rows(inside, drawn, (state, key, step))
         found = torch.where(inside, engine.find(arrival, key), NONE)
     return arrival, state, key, step
+
+
+def _draw_step(problem: Problem, states: Any, arrival: Arrival, generator: Generator) -> tuple[Any, Tensor, Step]:
+    state = map_rows(partial(_take, arrival.place), states)
+    state, step = problem.dynamics.step(state, arrival.action, generator=generator)
+    return state, outcome_key(state, step), step
 
 
 def _decide(rule: Rule, memory: SearchMemory, root: Root, done: int) -> Tensor:

@@ -30,6 +30,8 @@ class Arrival(NamedTuple):
     action: Int[Tensor, "batch"]
     depth: Int[Tensor, "batch"]
     """Of the node in `slot`; the root's is 0."""
+    place: Int[Tensor, "batch"]
+    """Where the node's state is: the slot, counted through all trees."""
 
 
 class Limits(NamedTuple):
@@ -85,6 +87,9 @@ class TensorEngine:
     def __init__(self, tree: Tree, rule: Rule, root: Root, limits: Limits) -> None:
         self.tree, self.rule, self.root, self.limits = tree, rule, root, limits
         self.rows = torch.arange(len(tree.size), device=tree.size.device)
+        self.offsets = self.rows * tree.slots
+        self.no_key = torch.zeros_like(tree.size)
+        """The key of outcomes where an edge has only one."""
         self.stuck = torch.zeros_like(tree.size, dtype=torch.bool)
         """Trees that met a state without a valid action."""
 
@@ -106,7 +111,7 @@ class TensorEngine:
             child = self.tree.child[self.rows, slot, action]
             inside = child >= 0
             if not bool(inside.any()):
-                return Arrival(slot, action, depth)
+                return Arrival(slot, action, depth, slot + self.offsets)
             slot, depth = torch.where(inside, child, slot), depth + inside
             action = torch.where(inside, self.choose(slot, simulation), action)
 
@@ -118,16 +123,14 @@ class TensorEngine:
         same = same & (torch.arange(tree.slots, device=key.device) < tree.size[:, None])
         return torch.where(same.any(1), same.byte().argmax(1), NONE)
 
-    def update(
-        self, arrival: Arrival, key: Int[Tensor, "batch"], step: Step, leaf: Leaf
-    ) -> tuple[Int[Tensor, "batch"], Bool[Tensor, "batch"]]:
+    def update(self, arrival: Arrival, key: Int[Tensor, "batch"], step: Step, leaf: Leaf) -> Int[Tensor, "batch"]:
         """Store the node that was reached, where it is to be stored, and add its return to the edges on the way.
 
         A step or an evaluation that is not finite makes its edge invalid, and the edges to nodes that have no other
         left: they are never taken again, and the simulation counts for nothing.
 
         Returns:
-            The slot to write the state to, and whether there is a new node in it.
+            The places to write the states to: the last slot, which holds no node, where there is nothing to store.
         """
         tree, rows, full = self.tree, self.rows, fill(leaf)
         alive = tree.mask[:, 0].any(1)
@@ -153,7 +156,7 @@ class TensorEngine:
         self._back_up(arrival, result, alive & good)
         if bool((alive & ~good).any()):
             self._invalidate(arrival, alive & ~good)
-        return slot, new
+        return slot + self.offsets
 
     def _back_up(self, arrival: Arrival, result: Tensor, active: Tensor) -> None:
         tree, rows = self.tree, self.rows

@@ -88,22 +88,23 @@ def blank(start: Any, actions: int, capacity: int) -> Tree:
     )
 
 
+def flat_states(states: State) -> State:
+    """A view of all trees' states one after the other: [batch, slots, ...] -> [batch * slots, ...]."""
+    return map_rows(lambda x: x.flatten(0, 1), states)
+
+
 def take_nodes(states: State, slot: Int[Tensor, "batch"]) -> State:
     """The states in the given slots, one of each tree: [batch, slots, ...] -> [batch, ...]."""
-    flat = slot + _offsets(states)
-    return map_rows(lambda x: x.flatten(0, 1).index_select(0, flat), states)
+    rows = torch.arange(len(slot), device=slot.device)
+    return map_rows(lambda x: x[rows, slot], states)
 
 
-def put_nodes(states: State, slot: Int[Tensor, "batch"], values: State) -> None:
-    """Write `values` [batch, ...] into the given slots, in place."""
-    flat = slot + _offsets(states)
-    map_rows(lambda x, value: x.flatten(0, 1).index_copy_(0, flat, value), states, values)
-
-
-def _offsets(states: Any) -> Tensor:
-    leaf = first_leaf(states)
-    batch, slots = leaf.shape[:2]
-    return torch.arange(0, batch * slots, slots, device=leaf.device)
+def clear_last(tree: Tree) -> None:
+    """Empty the last slot, in place, of what rows that stored nothing have written there."""
+    map_rows(lambda x: x[:, -1].zero_(), tuple(tree[:-1]))
+    for pointer in (tree.parent, tree.action, tree.sibling, tree.child):
+        pointer[:, -1] = NONE
+    tree.sign[:, -1] = 1
 
 
 def children(tree: Tree, slot: Int[Tensor, "batch"], action: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
@@ -140,6 +141,7 @@ def subtree(tree: Tree, root: Int[Tensor, "batch"]) -> Tree:
 
     moved = Tree._make([*[map_rows(move, field) for field in tree[:-1]], size])
     return moved._replace(
+        action=moved.action.index_fill(1, index[:1], NONE),
         parent=renumber(tree.parent),
         sibling=renumber(tree.sibling).index_fill(1, index[:1], NONE),
         child=renumber(tree.child),
