@@ -143,10 +143,8 @@ class FunctionDynamics:
             check_result("noise", noise, state.shape, state.dtype)
             next_state = next_state + noise
         reward = self.reward(state, action, next_state)
-        if self.termination is None:
-            terminated = self._no_ends(state)
-        else:
-            terminated = self.termination(state, action, next_state)
+        ends = self.termination
+        terminated = self._no_ends(state) if ends is None else ends(state, action, next_state)
         if not checked:
             check_result("reward", reward, rows, state.dtype)
             check_result("termination", terminated, rows, torch.bool)

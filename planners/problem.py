@@ -71,7 +71,7 @@ def evaluate_plans(
     Raises:
         ValueError: the terminal value or the risk measure returned the wrong shape.
     """
-    batch, plans, horizon, _ = actions.shape
+    batch, plans = actions.shape[:2]
     particles = problem.particles
     state = repeat_rows(start, plans * particles)
     state = problem.dynamics.assign(state, particles, generator=generator)

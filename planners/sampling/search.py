@@ -50,6 +50,16 @@ class _Best(NamedTuple):
     score: Tensor  # [batch]
 
 
+class _Search(NamedTuple):
+    memory: SamplingMemory
+    candidates: Tensor  # of the last iteration
+    weights: Tensor  # of the candidates in its update
+    scores: Tensor
+    best: _Best
+    iterations: Tensor
+    ran: bool  # whether there was an iteration
+
+
 class SamplingPlanner(Protocol):
     """A planner that scores sampled action sequences.
 
@@ -119,31 +129,15 @@ class SamplingPlanner(Protocol):
         # batch elements.
         final_generator = generator.clone_state()
         proposed = self._propose(problem, start, memory, generator)
-        candidates = memory.mean.unsqueeze(1)
-        best = _Best(self._actions(memory, candidates)[:, 0], torch.full_like(candidates[:, 0, 0, 0], -torch.inf))
-        weights, iterations = torch.zeros_like(candidates[..., 0, 0]), torch.zeros_like(memory.phase)
-        threshold = self.min_variance * self._half_range(memory.mean) ** 2
-        ran, scores = False, best.score.unsqueeze(1)
+        search = self._begin(memory)
         for iteration in range(self.iterations):
-            active = (memory.variance >= threshold).flatten(1).any(1)
-            if stop() or (self.min_variance > 0 and not active.any()):
+            active = self._active(search.memory)
+            if stop() or (active is not None and not active.any()):
                 break
-            candidates = self.box.clamp(self.sample(memory, iteration, generator=generator))
-            candidates = candidates if proposed is None else torch.cat([candidates, proposed], dim=1)
-            actions = self._actions(memory, candidates)
-            scores = evaluate_plans(problem, start, actions, generator=generator).scores
-            updated, weights = self.update(memory, candidates, scores)
-            memory = where_rows(active, updated, memory)
-            best = _better(best, actions, scores, active)
-            iterations, ran = iterations + active, True
-        if self.executes == "best" and ran:
-            result = best
-        elif ran and not self.score_mean:
-            result = self._weighted(memory, best, weights, scores)
-        else:
-            result = self._score_mean(problem, start, memory, best, final_generator)
-        info = self._info(memory, candidates, weights, iterations, result.actions)
-        return Plan(result.actions, result.score, result.score.isfinite(), memory, info)
+            search = self._iterate(problem, start, search, proposed, iteration, active, generator)
+        result = self._result(problem, start, search, final_generator)
+        info = self._info(search, result.actions)
+        return Plan(result.actions, result.score, result.score.isfinite(), search.memory, info)
 
     def advance(self, problem: Problem, memory: SamplingMemory, action: Tensor, start: Any) -> SamplingMemory:
         interval = 1 if self.knots is None else self.knots.interval(self.horizon)
@@ -172,33 +166,73 @@ class SamplingPlanner(Protocol):
         center = self.box.center.to(actions)
         return self.box.clamp(torch.where(actions.isfinite(), actions, center))
 
-    def _score_mean(
-        self, problem: Problem, start: Any, memory: SamplingMemory, best: _Best, generator: Generator
-    ) -> _Best:
-        """The mean with its score; the best candidate where the mean is invalid."""
-        actions = self._actions(memory, memory.mean.unsqueeze(1))
+    def _begin(self, memory: SamplingMemory) -> _Search:
+        candidates = memory.mean.unsqueeze(1)
+        nothing = torch.zeros_like(candidates[..., 0, 0])
+        best = _Best(self._actions(memory, candidates)[:, 0], torch.full_like(nothing[:, 0], -torch.inf))
+        return _Search(memory, candidates, nothing, nothing, best, torch.zeros_like(memory.phase), ran=False)
+
+    def _active(self, memory: SamplingMemory) -> Tensor | None:
+        """Which elements go on; None: all, without looking."""
+        if self.min_variance == 0:
+            return None
+        threshold = self.min_variance * self._half_range(memory.mean) ** 2
+        return (memory.variance >= threshold).flatten(1).any(1)
+
+    def _iterate(
+        self,
+        problem: Problem,
+        start: Any,
+        search: _Search,
+        proposed: Tensor | None,
+        iteration: int,
+        active: Tensor | None,
+        generator: Generator,
+    ) -> _Search:
+        memory = search.memory
+        candidates = self.box.clamp(self.sample(memory, iteration, generator=generator))
+        candidates = candidates if proposed is None else torch.cat([candidates, proposed], dim=1)
+        actions = self._actions(memory, candidates)
+        scores = evaluate_plans(problem, start, actions, generator=generator).scores
+        updated, weights = self.update(memory, candidates, scores)
+        return _Search(
+            updated if active is None else where_rows(active, updated, memory),
+            candidates,
+            weights,
+            scores,
+            _better(search.best, actions, scores, active) if self._needs_best else search.best,
+            search.iterations + (1 if active is None else active),
+            ran=True,
+        )
+
+    @property
+    def _needs_best(self) -> bool:
+        return self.executes == "best" or self.score_mean
+
+    def _result(self, problem: Problem, start: Any, search: _Search, generator: Generator) -> _Best:
+        """The plan and its score, -inf where there is no valid one."""
+        if self.executes == "best" and search.ran:
+            return search.best
+        actions = self._actions(search.memory, search.memory.mean.unsqueeze(1))
+        if search.ran and not self.score_mean:
+            weights = search.weights
+            score = torch.where(weights > 0, weights * search.scores, 0.0).sum(1)
+            return _Best(actions[:, 0], torch.where(weights.sum(1) > 0, score, -torch.inf))
         final = evaluate_plans(problem, start, actions, generator=generator)
         valid = final.valid[:, 0]
         return _Best(
-            torch.where(valid[:, None, None], actions[:, 0], best.actions),
-            torch.where(valid, final.scores[:, 0], best.score),
+            torch.where(valid[:, None, None], actions[:, 0], search.best.actions),
+            torch.where(valid, final.scores[:, 0], search.best.score),
         )
 
-    def _weighted(self, memory: SamplingMemory, best: _Best, weights: Tensor, scores: Tensor) -> _Best:
-        """The mean with the weighted score of the candidates."""
-        actions = self._actions(memory, memory.mean.unsqueeze(1))[:, 0]
-        score = torch.where(weights > 0, weights * scores, 0.0).sum(1)
-        return _Best(actions, torch.where(best.score.isfinite(), score, -torch.inf))
-
-    def _info(
-        self, memory: SamplingMemory, candidates: Tensor, weights: Tensor, iterations: Tensor, actions: Tensor
-    ) -> SamplingInfo:
+    def _info(self, search: _Search, actions: Tensor) -> SamplingInfo:
+        memory, weights = search.memory, search.weights
         half = self._half_range(memory.mean)
-        mean = weighted_sum(weights, candidates)
-        spread = weighted_sum(weights, (candidates - mean.unsqueeze(1)).square()).sqrt() / half
+        mean = weighted_sum(weights, search.candidates)
+        spread = weighted_sum(weights, (search.candidates - mean.unsqueeze(1)).square()).sqrt() / half
         at_bound = (actions <= self.box.low.to(actions)) | (actions >= self.box.high.to(actions))
         return SamplingInfo(
-            iterations,
+            search.iterations,
             1 / weights.square().sum(1).clamp(min=torch.finfo(weights.dtype).tiny),
             spread.mean((1, 2)),
             (memory.variance.sqrt() / half).mean((1, 2)),
@@ -216,9 +250,10 @@ class SamplingPlanner(Protocol):
         return (self.initial_std * self._half_range(mean)).square().expand_as(mean).clone()
 
 
-def _better(best: _Best, actions: Tensor, scores: Tensor, active: Tensor) -> _Best:
+def _better(best: _Best, actions: Tensor, scores: Tensor, active: Tensor | None) -> _Best:
     top, index = scores.max(1)
-    better = active & (top > best.score)
+    better = top > best.score
+    better = better if active is None else better & active
     chosen = actions[torch.arange(len(scores), device=scores.device), index]
     return _Best(torch.where(better[:, None, None], chosen, best.actions), torch.where(better, top, best.score))
 
