@@ -121,6 +121,8 @@ def expand_differences(
         change = dynamics.difference(after, reached)
         if reward is None:
             return change, step.reward[:, None]
+        # A step that failed may have left the observation as it was: it has no derivative.
+        change = torch.where(step.reward.isfinite()[:, None], change, torch.nan)
         return change, torch.cat([dynamics.observe(moved), action + z[:, size:], step.obs], 1)
 
     width = size + action.shape[1]
@@ -164,7 +166,7 @@ def expand_value(
     def at(state: Any, dx: Tensor) -> Tensor:
         return value(dynamics.observe(dynamics.retract(state, dx)))
 
-    if _tracked(lambda dx: at(state, dx), zero):
+    if tracked(lambda dx: at(state, dx), zero):
         basis = torch.eye(width, dtype=zero.dtype, device=zero.device).repeat(len(zero), 1)
         many = repeat_rows(state, width)
         slope = torch.func.grad(lambda dx: at(many, dx).sum())
@@ -179,7 +181,7 @@ def expand_value(
     return gradient[:, 0], second_differences(black_box, (state, zero), width, _precision(zero) ** 0.25)[:, 0]
 
 
-def _tracked(function: Callable[[Tensor], Tensor], at: Tensor) -> bool:
+def tracked(function: Callable[[Tensor], Tensor], at: Tensor) -> bool:
     """Whether torch follows `function` from its argument to its result."""
     try:
         with torch.enable_grad():
@@ -224,16 +226,18 @@ def gauss_newton(
     """
     shapes = [x.shape[1:] for x in inputs]
     sizes = [shape.numel() for shape in shapes]
-    y = torch.cat([x.reshape(len(x), -1) for x in inputs], 1)
 
     def total(y: Tensor) -> Tensor:
-        return value(*(p.reshape(-1, *s) for p, s in zip(y.split(sizes, 1), shapes, strict=True))).sum()
+        return value(*(p.reshape(len(y), *s) for p, s in zip(y.split(sizes, 1), shapes, strict=True))).sum()
 
-    width = y.shape[1]
-    basis = torch.eye(width, dtype=y.dtype, device=y.device).repeat(len(y), 1)
-    gradient, hessian = torch.func.jvp(torch.func.grad(total), (y.repeat_interleave(width, 0),), (basis,))[:2]
-    hessian = hessian.view(len(y), width, width)
-    return (gradient[::width, None] @ jacobian)[:, 0], jacobian.mT @ (0.5 * (hessian + hessian.mT)) @ jacobian
+    def part(y: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+        rows, width = len(y), jacobian.shape[2]
+        many, along = y.repeat_interleave(width, 0), jacobian.mT.flatten(0, 1)
+        gradient, curved = torch.func.jvp(torch.func.grad(total), (many,), (along,))[:2]
+        hessian = curved.view(rows, width, -1) @ jacobian
+        return (gradient.view(rows, width, -1)[:, :1] @ jacobian)[:, 0], 0.5 * (hessian + hessian.mT)
+
+    return _in_parts(part, (torch.cat([x.reshape(len(x), -1) for x in inputs], 1), jacobian), jacobian.shape[2])
 
 
 def second_differences(

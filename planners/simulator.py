@@ -12,7 +12,7 @@ ranges over it (domain randomisation).
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mujoco
 import numpy as np
@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from planners.cores import effective_cores
-from planners.dynamics import Step
+from planners.derivatives import Expansion
+from planners.dynamics import Reward, Step
 from planners.simulator_engine import FULL, make_engine
 from planners.simulator_models import load_model
+from planners.simulator_tangent import Tangent, expand_simulator
 
 _STATE_FIELDS = {
     "time": mujoco.mjtState.mjSTATE_TIME,
@@ -74,6 +76,11 @@ class Simulator:
         carry: those of `fields` that `outcome` reads in `before` too.
         state_from_obs: positions [rows, nq] and velocities [rows, nv] of an observation; None: it does not tell them.
             Raises ValueError for observations that do not.
+        reward: `reward(obs, action, next_obs)` -> [rows], for derivatives alone, in place of an outcome that torch
+            can't differentiate.
+        derivatives: of steps, as `ILQR` needs them: "differences" of the steps themselves; or "transition_fd", by
+            MuJoCo's mjd_transitionFD, several times as fast, but with implicitfast in place of RK4, and without
+            `fields`.
         worlds: models that differ from `model` in numbers only (`randomize_models` makes them): particle i of a plan
             lives in world `i % len(worlds)`. None: `model` is the only one.
 
@@ -94,6 +101,8 @@ class Simulator:
         carry: tuple[str, ...] = (),
         state_from_obs: StateFromObs | None = None,
         worlds: Sequence[Any] | None = None,
+        reward: Reward | None = None,
+        derivatives: Literal["differences", "transition_fd"] = "differences",
     ) -> None:
         if frame_skip < 1:
             raise ValueError(f"frame_skip: expected at least 1, got {frame_skip}")
@@ -101,6 +110,10 @@ class Simulator:
             raise ValueError(f"threads: expected 0 (one for each CPU core) or more, got {threads}")
         if not set(carry) <= set(fields):
             raise ValueError(f"carry: expected some of fields={fields}, got {carry}")
+        if derivatives not in ("differences", "transition_fd"):
+            raise ValueError(f'derivatives: expected "differences" or "transition_fd", got {derivatives!r}')
+        if derivatives == "transition_fd" and fields:
+            raise ValueError(f'derivatives: transition_fd knows no fields, got fields={fields}; use "differences"')
         if worlds is not None and len(worlds) == 0:
             raise ValueError("worlds: expected at least one model, or None for the model itself, got none")
         self.model = copy.deepcopy(load_model(model))
@@ -112,6 +125,9 @@ class Simulator:
         self.fields = fields
         self.carry = carry
         self.state_from_obs = state_from_obs
+        self.reward = reward
+        self.derivatives = derivatives
+        self.tangent = Tangent(self.model)
         self.diverged = 0
         self._slices = {name: _component(self.model, bit) for name, bit in _STATE_FIELDS.items()}
         self._widths = [part.stop - part.start for part in self._slices.values()]  # they come first, in this order
@@ -209,6 +225,21 @@ class Simulator:
         physics, obs = torch.where(good, physics, state.physics), torch.where(good, obs, state.obs)
         step = Step(obs, torch.where(ok, reward, torch.nan), terminated & ok)
         return SimState(physics, obs, state.world, ok, torch.where(good, carried, state.carried)), step
+
+    def difference(self, state: SimState, reference: SimState) -> Float[Tensor, "rows dx"]:
+        """The tangent vectors (dq, dv, da) from `reference` to `state`, whose time and observation don't count."""
+        return self.tangent.difference(state.physics, reference.physics)
+
+    def retract(self, reference: SimState, dx: Float[Tensor, "rows dx"]) -> SimState:
+        """The states that tangent vectors lead to, with derived fields as `mj_forward` has them."""
+        physics = self.tangent.move(reference.physics, dx)
+        fine = physics.isfinite().all(1)
+        moved = self.at(torch.where(fine[:, None], physics, reference.physics), reference.world)
+        return moved._replace(ok=reference.ok & fine)
+
+    def expand(self, state: SimState, action: Float[Tensor, "rows act"]) -> Expansion:
+        """Derivatives of the step and of its reward, by differences in tangent space: see `expand_simulator`."""
+        return expand_simulator(self, state, action)
 
     def _advance(self, state: SimState, action: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """Physics and derived fields after the substeps, and which rows came through them; None: all did."""
