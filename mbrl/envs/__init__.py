@@ -1,6 +1,6 @@
 """Environments, and what the library knows about them: reward, termination and physics of known tasks."""
 
 from mbrl.envs.make import check_spaces, make_env
-from mbrl.envs.tasks import Task, simulator, task, verify
+from mbrl.envs.tasks import Task, simulator, task, true_model, verify
 
-__all__ = ["Task", "check_spaces", "make_env", "simulator", "task", "verify"]
+__all__ = ["Task", "check_spaces", "make_env", "simulator", "task", "true_model", "verify"]

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from planners.dynamics import Reward, Termination
+from planners.dynamics import Reward, Termination, Transition
 
 Fields = Mapping[str, Tensor]
 
@@ -23,6 +24,8 @@ class Physics:
     """Positions and velocities of observations; None: they do not tell them."""
     fields: tuple[str, ...] = ()
     """MuJoCo fields beyond the state that the functions read."""
+    carry: tuple[str, ...] = ()
+    """Those of them that `outcome` reads in `before` too."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Task:
     env_id: str
     env_kwargs: Mapping[str, Any]
     """Gymnasium options that these functions hold for."""
-    physics: Physics
+    physics: Physics | None
+    """For MuJoCo tasks."""
     reward: Reward | None
     """[rows]; None: the observation does not tell the reward, so learn it."""
     termination: Termination | None = None
@@ -46,4 +50,34 @@ class Task:
     """Observation indices that change nothing about what follows (a position on an endless floor): a model that
     predicts differences of observations should not read them."""
     hidden_end: Termination | None = field(default=None, repr=False)
-    """Bool [rows]: where the environment may have terminated for a reason that the observation hides."""
+    """Bool [rows]: where the observation does not tell for certain whether the environment terminated."""
+    hidden_reward: Termination | None = field(default=None, repr=False)
+    """Bool [rows]: where the observation does not tell the reward, such as velocities that it clips."""
+    reward_error: float = 0.0
+    """How far the environment's reward may be from the one that the observation tells, beyond rounding."""
+    transition: Transition | None = field(default=None, repr=False)
+    """`transition(obs, action)` -> next_obs, exactly, where a formula gives it; actions are Long [rows] where they are
+    discrete."""
+
+
+def never(like: Tensor) -> Tensor:
+    """No end, for as many rows as `like` has."""
+    return torch.zeros(len(like), dtype=torch.bool, device=like.device)
+
+
+def within(x: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Where x is strictly between the bounds."""
+    return (x > bounds[0]) & (x < bounds[1])
+
+
+def clipped_state(env_id: str, velocities: Tensor, limit: float = 10.0) -> None:
+    """Refuse observations whose velocities stand at the limit at which the environment clips them.
+
+    Raises:
+        ValueError: a velocity is at the limit or beyond.
+    """
+    if bool((velocities.abs() >= limit).any()):
+        raise ValueError(
+            f"obs: expected velocities within +-{limit:g}, where {env_id} clips them: beyond, an observation does not "
+            "determine the state; start from simulator.state_of(env)"
+        )

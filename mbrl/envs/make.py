@@ -8,7 +8,9 @@ import numpy as np
 
 SWING_UP = "mbrl/CartPoleSwingUp-v0"
 _WITH_X = {"exclude_current_positions_from_observation": False}
-_OPTIONS: dict[str, dict[str, Any]] = {"HalfCheetah-v5": _WITH_X, "Hopper-v5": _WITH_X}
+_OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(
+    ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5"), _WITH_X
+)
 SUPPORTED = "supported: flat Box observations and flat, finite Box actions"
 
 if SWING_UP not in gym.registry:
@@ -21,8 +23,8 @@ def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> g
     Args:
         env_id: a Gymnasium id, or `module:Env-v0`, which imports the module first.
         render_mode: as in Gymnasium.
-        kwargs: options of the environment. They win over the task's (HalfCheetah-v5 and Hopper-v5: the observation
-            includes x, without which it does not tell the reward).
+        kwargs: options of the environment. They win over the task's (HalfCheetah-v5, Hopper-v5, Walker2d-v5 and
+            Swimmer-v5: the observation includes x, without which it does not tell the reward).
 
     Raises:
         ValueError: there is no such environment or module, or its spaces are not supported.

@@ -10,22 +10,36 @@ import gymnasium as gym
 import torch
 from torch import Tensor
 
+from mbrl.envs.arms import pusher, reacher
+from mbrl.envs.bodies import ant, humanoid, humanoid_standup
+from mbrl.envs.classic import cartpole, pendulum
 from mbrl.envs.definition import Task
 from mbrl.envs.make import SWING_UP, make_env, task_options
-from mbrl.envs.mujoco_tasks import half_cheetah, hopper, inverted_pendulum, reacher, swing_up
+from mbrl.envs.pendulums import inverted_double_pendulum, inverted_pendulum, swing_up
+from mbrl.envs.runners import half_cheetah, hopper, swimmer, walker2d
 from mbrl.types import TransitionBatch
+from planners.dynamics import FunctionDynamics
 
 if TYPE_CHECKING:
     from planners.simulator import Simulator
 
-__all__ = ["Task", "simulator", "task", "verify"]
+__all__ = ["Task", "simulator", "task", "true_model", "verify"]
 
 _BUILDERS: dict[str, Callable[..., Task]] = {
     SWING_UP: swing_up,
+    "Pendulum-v1": pendulum,
+    "CartPole-v1": cartpole,
     "InvertedPendulum-v5": inverted_pendulum,
+    "InvertedDoublePendulum-v5": inverted_double_pendulum,
     "Reacher-v5": reacher,
+    "Pusher-v5": pusher,
+    "Swimmer-v5": swimmer,
     "HalfCheetah-v5": half_cheetah,
     "Hopper-v5": hopper,
+    "Walker2d-v5": walker2d,
+    "Ant-v5": ant,
+    "Humanoid-v5": humanoid,
+    "HumanoidStandup-v5": humanoid_standup,
 }
 _WITHOUT_EFFECT = {
     "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom",
@@ -72,17 +86,36 @@ def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4) -> No
     Raises:
         ValueError: they disagree; the message shows the first transition where they do.
     """
-    action = batch.action.to(batch.obs.dtype)
+    action = batch.action.to(batch.obs.dtype) if batch.action.is_floating_point() else batch.action
     inputs = (batch.obs, action, batch.next_obs)
-    excused = torch.zeros_like(batch.terminated)
-    if task.hidden_end is not None:
-        excused = batch.terminated & task.hidden_end(*inputs)
-    terminated = torch.zeros_like(batch.terminated) if task.termination is None else task.termination(*inputs)
+    no = torch.zeros_like(batch.terminated)
+    terminated = no if task.termination is None else task.termination(*inputs)
+    excused = no if task.hidden_end is None else task.hidden_end(*inputs) & (terminated | batch.terminated)
     _raise_first(task, batch, "terminated", (terminated != batch.terminated) & ~excused, terminated)
     if task.reward is not None:
         reward = task.reward(*inputs).to(batch.reward.dtype)
-        wrong = ~((reward - batch.reward).abs() <= tolerance * batch.reward.abs().clamp(min=_FLOOR))
-        _raise_first(task, batch, "reward", wrong & ~excused, reward)
+        near = task.reward_error + tolerance * batch.reward.abs().clamp(min=_FLOOR)
+        wrong = ~((reward - batch.reward).abs() <= near)
+        unseen = no if task.hidden_reward is None else task.hidden_reward(*inputs)
+        _raise_first(task, batch, "reward", wrong & ~excused & ~unseen, reward)
+
+
+def true_model(env: str | gym.Env, *, threads: int = 0) -> Simulator | FunctionDynamics:
+    """The environment itself as the model, for `Problem`: a formula where there is one, else MuJoCo.
+
+    Plans on a formula start from observations, `model.reset(obs)`, those on MuJoCo from `model.state_of(env)`.
+
+    Args:
+        env: an environment of the library's tasks, or its id (as `make_env` makes it).
+        threads: of MuJoCo; 0: one for each CPU core that the process may use.
+
+    Raises:
+        ValueError: the library has no such task.
+    """
+    known = task(env)
+    if known is None or known.transition is None or known.reward is None:
+        return simulator(env, threads=threads)
+    return FunctionDynamics(known.transition, known.reward, known.termination)
 
 
 def simulator(env: str | gym.Env, *, threads: int = 0) -> Simulator:
@@ -90,20 +123,22 @@ def simulator(env: str | gym.Env, *, threads: int = 0) -> Simulator:
 
     Args:
         env: an environment of the library's tasks, or its id (as `make_env` makes it).
-        threads: of MuJoCo; 0: one for each CPU core.
+        threads: of MuJoCo; 0: one for each CPU core that the process may use.
 
     Raises:
-        ValueError: the library has no such task.
+        ValueError: the library has no such task, or it is not one of MuJoCo's.
     """
     from planners.simulator import Simulator
 
     known = task(env)
+    name = env if isinstance(env, str) else env.spec.id if env.spec is not None else str(env)
     if known is None:
-        name = env if isinstance(env, str) else env.spec.id if env.spec is not None else str(env)
         raise ValueError(
             f"env: expected one of {', '.join(_BUILDERS)} with options that the library knows, got {name}; build "
             "planners.simulator.Simulator with an outcome of your own"
         )
+    if known.physics is None:
+        raise ValueError(f"env: expected a MuJoCo task, got {name}, which is a formula: use mbrl.envs.true_model")
     made = make_env(env) if isinstance(env, str) else None
     inner: Any = (made if made is not None else env).unwrapped  # type: ignore[union-attr]
     physics = known.physics
@@ -114,6 +149,7 @@ def simulator(env: str | gym.Env, *, threads: int = 0) -> Simulator:
         inner.frame_skip,
         threads,
         fields=physics.fields,
+        carry=physics.carry,
         state_from_obs=physics.state_from_obs,
     )
     if made is not None:

@@ -116,7 +116,7 @@ def test_variants_run(change: dict[str, Any]) -> None:
 
 
 def test_a_reward_is_learned_where_none_is_known() -> None:
-    env = gym.make("Pendulum-v1")
+    env = gym.make("MountainCarContinuous-v0")
     result = train_pets(env, replace(TINY, total_timesteps=40), seed=0)
     assert result.ensemble.learned_reward
 

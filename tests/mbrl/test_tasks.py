@@ -8,10 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from mbrl.envs import Task, make_env, simulator, task, verify
+from mbrl.envs import Task, make_env, simulator, task, true_model, verify
 from mbrl.types import TransitionBatch
+from planners import FunctionDynamics
+from planners.simulator import Simulator
 
-IDS = ["mbrl/CartPoleSwingUp-v0", "InvertedPendulum-v5", "Reacher-v5", "HalfCheetah-v5", "Hopper-v5"]
+OBSERVED = [
+    "mbrl/CartPoleSwingUp-v0", "Pendulum-v1", "CartPole-v1", "InvertedPendulum-v5", "InvertedDoublePendulum-v5",
+    "Reacher-v5", "Pusher-v5", "Swimmer-v5", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "HumanoidStandup-v5",
+]  # fmt: skip
+"""Tasks whose observation tells the reward."""
+HIDDEN = ["Ant-v5", "Humanoid-v5"]
+ENDING = {
+    "CartPole-v1", "InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5",
+    "Humanoid-v5",
+}  # fmt: skip
+
+
+def make(env_id: str, **options: Any) -> gym.Env:
+    return gym.make(env_id, **options) if env_id == "CartPole-v1" else make_env(env_id, **options)
 
 
 def collect(env: gym.Env, steps: int) -> TransitionBatch:
@@ -27,18 +42,52 @@ def collect(env: gym.Env, steps: int) -> TransitionBatch:
     return TransitionBatch(*columns, discount=1.0 - columns[4].double(), log_prob=torch.full((steps,), torch.nan))
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", [*OBSERVED, *HIDDEN])
 def test_tasks_agree_with_the_environments(env_id: str) -> None:
-    env = make_env(env_id)
+    env = make(env_id)
     known, batch = task(env), collect(env, 400)
     assert known == known
-    assert known.reward is not None
-    verify(known, batch, tolerance=1e-5)
-    reward = known.reward(batch.obs, batch.action.double(), batch.next_obs)
-    assert reward.shape == (400,)
-    assert known.reward(batch.obs.float(), batch.action, batch.next_obs.float()).dtype == torch.float32
-    if env_id in ("InvertedPendulum-v5", "Hopper-v5"):
-        assert batch.terminated.any()
+    assert (known.reward is None) == (env_id in HIDDEN)
+    assert (known.termination is not None) == (env_id in ENDING)
+    assert batch.terminated.any() == (env_id in ENDING)
+    verify(known, batch, tolerance=2e-5)
+    if known.reward is not None:
+        assert known.hidden_reward is None or not known.hidden_reward(batch.obs, batch.action, batch.next_obs).all()
+        action = batch.action.double() if batch.action.is_floating_point() else batch.action
+        assert known.reward(batch.obs, action, batch.next_obs).shape == (400,)
+        assert known.reward(batch.obs.float(), batch.action, batch.next_obs.float()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+def test_a_formula_replays_the_environment(env_id: str) -> None:
+    """From the environment's own state in float64, step after step, though it is observed in float32."""
+    env = gym.make(env_id)
+    model = true_model(env)
+    env.action_space.seed(1)
+    for seed in range(3):
+        env.reset(seed=seed)
+        state = torch.as_tensor(env.unwrapped.state)[None]
+        if env_id == "Pendulum-v1":
+            state = torch.stack([state[:, 0].cos(), state[:, 0].sin(), state[:, 1]], 1)
+        for _ in range(200):
+            action = env.action_space.sample()
+            if env_id == "Pendulum-v1":
+                action = action.astype(np.float64)  # or it multiplies in float32
+            obs, reward, terminated, truncated, _ = env.step(action)
+            state, step = model.step(state, torch.as_tensor(action)[None])
+            np.testing.assert_allclose(step.obs[0].numpy(), obs, rtol=1e-6, atol=1e-6)
+            assert step.reward.item() == pytest.approx(reward, rel=1e-10, abs=1e-10)
+            assert step.terminated.item() == terminated
+            if terminated or truncated:
+                break
+        assert terminated or truncated
+
+
+def test_true_models() -> None:
+    assert isinstance(true_model("Pendulum-v1"), FunctionDynamics)
+    assert isinstance(true_model(make_env("Reacher-v5"), threads=1), Simulator)
+    with pytest.raises(ValueError, match=r"env: expected one of .*, got MountainCar-v0"):
+        true_model(gym.make("MountainCar-v0"))
 
 
 @pytest.mark.parametrize(
@@ -49,11 +98,22 @@ def test_tasks_agree_with_the_environments(env_id: str) -> None:
         ("Hopper-v5", {"healthy_reward": 2.0, "terminate_when_unhealthy": False, "frame_skip": 3}),
         ("Hopper-v5", {"healthy_state_range": (-3.0, 3.0), "healthy_angle_range": (-0.1, 0.1)}),
         ("InvertedPendulum-v5", {"frame_skip": 4, "reset_noise_scale": 0.1}),
+        ("InvertedDoublePendulum-v5", {"frame_skip": 2, "healthy_reward": 3.0}),
+        ("Pendulum-v1", {"g": 3.0}),
+        ("CartPole-v1", {"sutton_barto_reward": True}),
+        ("Pusher-v5", {"reward_near_weight": 2.0, "reward_dist_weight": 0.1, "reward_control_weight": 1.0}),
+        ("Swimmer-v5", {"frame_skip": 2, "forward_reward_weight": 2.0, "ctrl_cost_weight": 1.0}),
+        ("Walker2d-v5", {"healthy_reward": 0.5, "healthy_z_range": (1.0, 1.3), "healthy_angle_range": (-0.2, 0.3)}),
+        ("Walker2d-v5", {"terminate_when_unhealthy": False, "frame_skip": 2}),
+        ("Ant-v5", {"healthy_z_range": (0.4, 0.8), "exclude_current_positions_from_observation": False}),
+        ("Humanoid-v5", {"healthy_z_range": (1.2, 1.5), "include_cinert_in_observation": False}),
+        ("HumanoidStandup-v5", {"ctrl_cost_weight": 1.0, "impact_cost_weight": 1e-3, "impact_cost_range": (-1.0, 1.0)}),
+        ("HumanoidStandup-v5", {"exclude_current_positions_from_observation": False, "frame_skip": 3}),
     ],
 )
 def test_options_of_the_environment_are_followed(env_id: str, options: dict[str, Any]) -> None:
-    env = make_env(env_id, **options)
-    verify(task(env), collect(env, 200), tolerance=1e-5)
+    env = make(env_id, **options)
+    verify(task(env), collect(env, 200), tolerance=2e-5)
 
 
 def test_without_x_the_reward_is_unknown_and_the_end_is_not() -> None:
@@ -69,10 +129,13 @@ def test_without_x_the_reward_is_unknown_and_the_end_is_not() -> None:
 
 
 def test_what_the_library_does_not_know() -> None:
-    assert task("Pendulum-v1") is None
-    assert task(gym.make("Pendulum-v1")) is None
+    assert task("MountainCar-v0") is None
+    assert task(gym.make("MountainCar-v0")) is None
     assert task(make_env("HalfCheetah-v5", xml_file="half_cheetah.xml")) is None
-    with pytest.raises(ValueError, match=r"env: expected one of .*Reacher-v5.*, got Pendulum-v1"):
+    assert task(gym.make("Ant-v5", main_body=2)) is None
+    with pytest.raises(ValueError, match=r"env: expected one of .*Reacher-v5.*, got MountainCar-v0"):
+        simulator("MountainCar-v0")
+    with pytest.raises(ValueError, match=r"env: expected a MuJoCo task, got Pendulum-v1, .*true_model"):
         simulator("Pendulum-v1")
 
 
@@ -146,7 +209,7 @@ def test_the_simulated_hopper_sees_the_hidden_velocity() -> None:
     assert abs(env.unwrapped.data.qvel).max() > 100
     assert terminated
     assert step.terminated.item()
-    assert step.reward.item() == pytest.approx(reward, abs=1e-10)
+    assert step.reward.item() == pytest.approx(reward, rel=1e-10, abs=1e-10)
     assert after.obs.abs().max() <= 10
 
 
@@ -179,3 +242,27 @@ def test_a_push_on_the_cart_leaves_the_pendulums_objective_alone():
     states = torch.tensor([[0.3, -0.05, 0.2, 0.1], [-0.4, 0.1, -0.5, 0.6]], dtype=torch.float64)
     pushed = states + 0.7 * torch.tensor([0.0, 0.0, 1.0, -1 / 0.4], dtype=torch.float64)
     torch.testing.assert_close(objective(states, states[:, :1], states), objective(pushed, states[:, :1], pushed))
+
+
+def test_what_the_double_pendulum_hides_is_excused_and_nothing_else() -> None:
+    """An end within a millimetre of 1 m, whichever way, and the reward of clipped velocities."""
+    known = task("InvertedDoublePendulum-v5")
+    angle = np.arccos(0.8333)  # the tip stands at 1.0000 m
+    obs = torch.tensor([[0.0, np.sin(angle), 0.0, np.cos(angle), 1.0, 0.0, 0.0, 0.0, 0.0]])
+    action = torch.zeros(1, 1)
+    no, yes = torch.tensor([False]), torch.tensor([True])
+    real = TransitionBatch(obs, action, known.reward(obs, action, obs), obs, no, no, torch.ones(1), torch.zeros(1))
+    both = [real._replace(terminated=no), real._replace(terminated=yes)]
+    for batch in both:
+        verify(known, batch)
+    higher = obs.clone()
+    higher[0, 1], higher[0, 3] = 0.0, 1.0
+    upright = real._replace(next_obs=higher, reward=known.reward(obs, action, higher))
+    verify(known, upright)
+    with pytest.raises(ValueError, match=r"terminated disagrees"):
+        verify(known, upright._replace(terminated=yes))
+    with pytest.raises(ValueError, match=r"reward disagrees"):
+        verify(known, upright._replace(reward=upright.reward - 1.0))
+    fast = higher.clone()
+    fast[0, 7] = 10.0
+    verify(known, upright._replace(next_obs=fast, reward=upright.reward - 1.0))
