@@ -220,22 +220,41 @@ def update(
     place: Array,
 ) -> None:
     """Store and back up every row; fill place [batch] with the places to write the states to."""
-    slots = t.parent.shape[1]
     for b in range(len(slot)):
-        place[b] = (b + 1) * slots - 1
-        if not _any(t.mask[b, 0]):
-            continue
-        terminated, valid = leaf.terminated[b], _any(leaf.mask[b])
-        if not _finite(leaf, b):
-            _invalidate(t, b, slot[b], action[b])
-            continue
-        stuck[b] |= not terminated and not valid
-        value = 0.0 if terminated else np.float64(leaf.value[b])
-        if not terminated and depth[b] + 1 < horizon and t.size[b] < slots - 1:
-            place[b] = b * slots + t.size[b]
-            _store(t, leaf, b, t.size[b], slot[b], action[b], key[b])
+        n = update_one(t, leaf, horizon, discount, b, slot[b], action[b], depth[b], key[b], stuck)
+        place[b] = b * t.parent.shape[1] + n
+
+
+@njit(cache=True, error_model="numpy")
+def update_one(
+    t: Arrays,
+    leaf: LeafArrays,
+    horizon: int,
+    discount: float,
+    b: int,
+    slot: int,
+    action: int,
+    depth: int,
+    key: int,
+    stuck: Array,
+) -> int:
+    """Store and back up row b; returns the slot to write the state to, the last one where it is not to be stored."""
+    last = t.parent.shape[1] - 1
+    if not _any(t.mask[b, 0]):
+        return last
+    if not _finite(leaf, b):
+        _invalidate(t, b, slot, action)
+        return last
+    value, n = 0.0, last
+    if not leaf.terminated[b]:
+        value = np.float64(leaf.value[b])
+        stuck[b] |= not _any(leaf.mask[b])
+        if depth + 1 < horizon and t.size[b] < last:
+            n = t.size[b]
             t.size[b] += 1
-        back_up(t, b, slot[b], action[b], np.float64(leaf.reward[b]) + discount * value, discount)
+            _store(t, leaf, b, n, slot, action, key)
+    _back_up(t, b, slot, action, np.float64(leaf.reward[b]) + discount * value, discount)
+    return n
 
 
 @njit(cache=True, error_model="numpy")
@@ -258,7 +277,7 @@ def _store(t: Arrays, leaf: LeafArrays, b: int, n: int, parent: int, action: int
 
 
 @njit(cache=True, error_model="numpy")
-def back_up(t: Arrays, b: int, n: int, a: int, result: float, discount: float) -> None:
+def _back_up(t: Arrays, b: int, n: int, a: int, result: float, discount: float) -> None:
     while True:
         t.visits[b, n, a] += 1
         t.total[b, n, a] += result

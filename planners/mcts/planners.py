@@ -28,18 +28,12 @@ import torch
 from torch import Generator, Tensor
 
 from planners.mcts.evaluators import Evaluator, Rollouts
+from planners.mcts.memory import SearchMemory, Settings, start_memory
 from planners.mcts.policies import GUMBEL, Rule
 from planners.mcts.policies import PUCT as PUCT_RULE
 from planners.mcts.policies import UCT as UCT_RULE
-from planners.mcts.search import (
-    SearchMemory,
-    Settings,
-    advance_search,
-    dirichlet_noise,
-    gumbel_noise,
-    plan_search,
-    start_memory,
-)
+from planners.mcts.roots import dirichlet_noise, gumbel_noise
+from planners.mcts.search import advance_search, plan_search
 from planners.planner import Plan, never
 from planners.problem import Problem
 

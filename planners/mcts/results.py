@@ -1,0 +1,80 @@
+"""What a search makes of its trees: the action to execute, the plan, and what is told about it."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from planners.mcts.memory import SearchInfo, SearchMemory, Settings
+from planners.mcts.policies import GUMBEL, Edges, Rule, improved_policy, sigma
+from planners.mcts.tensors import Root, edges_of
+from planners.mcts.tree import NONE, Tree
+from planners.planner import Plan
+
+
+def decide(rule: Rule, memory: SearchMemory, root: Root, done: int) -> Tensor:
+    """The action to execute: that of the rule after simulations, what was decided before without any."""
+    edges = edges_of(memory.tree, torch.zeros_like(memory.choice))
+    if rule.kind == GUMBEL and done:
+        since = torch.where(edges.mask, edges.visits - root.base, NONE)
+        most = since == since.amax(1, keepdim=True)
+        scores = root.noise + edges.logits + sigma(rule, edges)
+        return scores.masked_fill(~most, -torch.inf).argmax(1)
+    favourite = _favourite(edges)
+    return favourite if done else torch.where(memory.choice >= 0, memory.choice, favourite)
+
+
+def _favourite(edges: Edges) -> Tensor:
+    """The most visited valid action, the better one of equals; without visits, the one with the highest prior."""
+    visits = torch.where(edges.mask, edges.visits, NONE)
+    most = visits.amax(1, keepdim=True)
+    merit = torch.where(most > 0, edges.q, edges.logits)
+    return merit.masked_fill((visits != most) | ~edges.mask, -torch.inf).argmax(1)
+
+
+def result_of(settings: Settings, rule: Rule, memory: SearchMemory, obs: Tensor, done: int) -> Plan:
+    tree, choice = memory.tree, memory.choice
+    rows = torch.arange(len(choice), device=choice.device)
+    visits, total, mask = tree.visits[:, 0], tree.total[:, 0], tree.mask[:, 0]
+    edges = edges_of(tree, torch.zeros_like(choice))
+    valid = mask.any(1)
+    q = torch.where(visits > 0, total / visits.clamp(min=1), torch.nan)
+    value = torch.where(visits[rows, choice] > 0, q[rows, choice], tree.raw[:, 0])
+    if rule.kind == GUMBEL:
+        weights = improved_policy(rule, edges)
+    else:
+        counts = torch.where(mask, visits, 0).double()
+        sums = counts.sum(1, keepdim=True)
+        weights = torch.where(sums > 0, counts / sums.clamp(min=1), edges.logits.exp() * mask)
+    info = SearchInfo(
+        visits=visits.clone(),
+        q=q.to(obs),
+        weights=weights.to(obs),
+        value=(tree.sign[:, 0] * edges.value).to(obs),
+        nodes=tree.size.clone(),
+        full=tree.size >= tree.slots - 1,
+        simulations=torch.full_like(choice, done),
+    )
+    value = torch.where(valid, value, -torch.inf).to(obs)
+    return Plan(principal_line(tree, choice, settings.horizon), value, valid, memory, info)
+
+
+def principal_line(tree: Tree, first: Tensor, horizon: int) -> Int[Tensor, "batch horizon"]:
+    """`first`, and from there on the most visited actions, along the most visited outcomes.
+
+    In the last node, where nothing was visited yet, it is the action with the highest prior; beyond it, 0.
+    """
+    counts = 1 + tree.visits.sum(2)
+    index = torch.arange(tree.slots, device=first.device)
+    used = index < tree.size[:, None]
+    slot, action = torch.zeros_like(first), first
+    line = torch.zeros(len(first), horizon, dtype=torch.long, device=first.device)
+    inside = tree.size > 0
+    for t in range(horizon):
+        line[:, t] = torch.where(inside, action, 0)
+        outcomes = used & (tree.parent == slot[:, None]) & (tree.action == action[:, None]) & inside[:, None]
+        inside = outcomes.any(1)
+        if not bool(inside.any()):
+            break
+        slot = torch.where(outcomes, counts, NONE).argmax(1)
+        action = _favourite(edges_of(tree, slot))
+    return line
