@@ -5,6 +5,7 @@ from planners.derivatives import Expansion
 from planners.dynamics import Dynamics, FunctionDynamics, Smooth, Step
 from planners.ilqr import ILQR
 from planners.ilqr_search import Reason
+from planners.lqr import LQR, lqr, lqr_infinite
 from planners.mcts import PUCT, UCT, Gumbel
 from planners.mpc import MPC, InvalidPlanError, MPCState
 from planners.planner import Plan, Planner
@@ -21,6 +22,7 @@ __all__ = [
     "CEM",
     "ICEM",
     "ILQR",
+    "LQR",
     "MPC",
     "MPPI",
     "PUCT",
@@ -44,4 +46,6 @@ __all__ = [
     "Smooth",
     "Step",
     "evaluate_plans",
+    "lqr",
+    "lqr_infinite",
 ]
