@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 
@@ -10,7 +10,8 @@ class TransitionBatch(NamedTuple):
     """Transitions, one a row (or [time, batch, ...] where sequences are sampled)."""
 
     obs: Float[Tensor, "*rows obs"]
-    action: Float[Tensor, "*rows act"]
+    action: Float[Tensor, "*rows act"] | Int[Tensor, "*rows"]
+    """Where actions are discrete: their numbers, int64."""
     reward: Float[Tensor, "*rows"]
     next_obs: Float[Tensor, "*rows obs"]
     """What the step returned, at the end of an episode too: never the next episode's first observation."""

@@ -24,7 +24,7 @@ class ReplayBuffer:
     Args:
         capacity: how many transitions are kept; rounded up to a multiple of `num_envs`.
         obs_dim: length of an observation.
-        action_dim: length of an action.
+        action_dim: length of an action; None: actions are discrete, int64 of shape [rows].
         num_envs: rows of every `extend`.
         device: where the transitions live; samples live there too.
         dtype: of everything but the two flags.
@@ -37,13 +37,15 @@ class ReplayBuffer:
         self,
         capacity: int,
         obs_dim: int,
-        action_dim: int,
+        action_dim: int | None,
         *,
         num_envs: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        sizes = {"capacity": capacity, "obs_dim": obs_dim, "action_dim": action_dim, "num_envs": num_envs}
+        sizes = {"capacity": capacity, "obs_dim": obs_dim, "num_envs": num_envs}
+        if action_dim is not None:
+            sizes["action_dim"] = action_dim
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name}: expected at least 1, got {size}")
@@ -53,7 +55,9 @@ class ReplayBuffer:
         self.device, self.dtype = torch.device(device), dtype
         self._slots = -(-capacity // num_envs)
         shape = (self._slots, num_envs)
-        widths = {"obs": obs_dim, "next_obs": obs_dim, "action": action_dim}
+        widths = {"obs": obs_dim, "next_obs": obs_dim}
+        if action_dim is not None:
+            widths["action"] = action_dim
         self._shapes = {name: (widths[name],) if name in widths else () for name in _FIELDS}
         self._widths = [widths.get(name, 1) for name in _FIELDS]
         # All fields of a transition lie side by side, flags as 0 and 1: one copy stores a step, one gather samples.
@@ -287,6 +291,8 @@ class ReplayBuffer:
         fields = {n: x if self._shapes[n] else x[..., 0] for n, x in zip(_FIELDS, parts, strict=True)}
         discount = 1 - fields["terminated"]
         flags = {name: fields[name] != 0 for name in ("terminated", "truncated")}
+        if self.action_dim is None:
+            fields["action"] = fields["action"].long()
         return TransitionBatch(**{**fields, **flags, "discount": discount})
 
     def _moved(self, slots: int) -> None:

@@ -25,7 +25,7 @@ class Predicts(Protocol):
     def predict(
         self, obs: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[Any, Any]:
-        """Actions [envs, act] for observations [envs, obs], and the next state."""
+        """Actions [envs, act], or [envs] where they are discrete, for observations [envs, obs], and the next state."""
 
 
 class Episode(NamedTuple):
@@ -45,7 +45,8 @@ class Collected(NamedTuple):
     """One step of every environment."""
 
     batch: TransitionBatch
-    """One row an environment, float64 on the CPU; `discount` is 1 - terminated, `log_prob` is NaN (unknown)."""
+    """One row an environment, float64 on the CPU (discrete actions int64); `discount` is 1 - terminated, `log_prob` is
+    NaN (unknown)."""
     valid: Bool[Tensor, "envs"]
     """False where there is no transition: the simulation diverged, or a vector spent the step on a reset."""
     episodes: list[Episode]
@@ -67,12 +68,12 @@ class Collector:
             is cut, and the environment is reset.
 
     Raises:
-        ValueError: the observation or action space is not a flat Box, the environment returned an observation that is
-            not finite, or a vector does not say how it resets.
+        ValueError: the observation space is not a flat Box, the action space is neither that nor a Discrete from 0, the
+            environment returned an observation that is not finite, or a vector does not say how it resets.
     """
 
     def __init__(self, env: gym.Env | VectorEnv, *, seed: int) -> None:
-        self._action_space = _flat_action_space(env)
+        self._action_space = _action_space(env)
         self._worlds = worlds_of(env)
         self.num_envs = self._worlds.num_envs
         self.obs = self._finite("observation of reset", self._worlds.reset(seed))
@@ -86,10 +87,11 @@ class Collector:
 
         Args:
             action: [envs, act], on any device; rounded to the action space's type before it is executed and stored.
+                Where actions are discrete: whole numbers [envs].
 
         Raises:
-            ValueError: the action has the wrong shape or is not finite, or the environment returned an observation or
-                reward that is not finite: the first bad row is shown.
+            ValueError: the action has the wrong shape, is not finite or not one of the discrete ones, or the
+                environment returned an observation or reward that is not finite: the first bad row is shown.
         """
         executed = self._executable(action)
         stepped = self._worlds.step(executed)
@@ -137,13 +139,17 @@ class Collector:
 
     def _executable(self, action: np.ndarray | Tensor) -> np.ndarray:
         array = action.detach().cpu().numpy() if isinstance(action, Tensor) else np.asarray(action)
-        expected = (self.num_envs, *self._action_space.shape)
+        expected = (self.num_envs, *(self._action_space.shape or ()))
         if array.shape != expected:
             raise ValueError(
                 f"action: expected shape {list(expected)}, one row an environment, got {list(array.shape)}"
             )
-        array = array.astype(self._action_space.dtype)  # copies: the caller's array may change later
-        return self._finite("action", array)
+        self._finite("action", array)
+        if isinstance(self._action_space, gym.spaces.Discrete):
+            wrong = (array != np.floor(array)) | (array < 0) | (array >= self._action_space.n)
+            if wrong.any():
+                raise ValueError(f"action: expected whole numbers below {self._action_space.n}, got {array.tolist()}")
+        return array.astype(self._action_space.dtype)  # copies: the caller's array may change later
 
     def _close(self, stepped: Stepped, over: np.ndarray) -> list[Episode]:
         self.diverged += int(stepped.diverged.sum())
@@ -191,7 +197,8 @@ def collect(
     if steps < 1 or steps % collector.num_envs:
         raise ValueError(f"steps: expected a positive multiple of the {collector.num_envs} environments, got {steps}")
     if buffer is None:
-        obs_dim, action_dim = collector.obs.shape[1], collector._action_space.shape[0]
+        obs_dim, action_shape = collector.obs.shape[1], collector._action_space.shape
+        action_dim = action_shape[0] if action_shape else None
         buffer = ReplayBuffer(steps, obs_dim, action_dim, num_envs=collector.num_envs)
     buffer.end_episodes()
     state = None
@@ -203,13 +210,15 @@ def collect(
     return buffer
 
 
-def _flat_action_space(env: gym.Env | VectorEnv) -> gym.spaces.Box:
+def _action_space(env: gym.Env | VectorEnv) -> gym.spaces.Box | gym.spaces.Discrete:
     prefix = "single_" if isinstance(env, VectorEnv) else ""
     observation, action = (getattr(env, f"{prefix}{kind}_space", None) for kind in ("observation", "action"))
-    for name, space in (("observation_space", observation), ("action_space", action)):
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise ValueError(f"env.{name}: expected a flat Box (one axis), got {space}")
-    assert isinstance(action, gym.spaces.Box)
+    if not isinstance(observation, gym.spaces.Box) or len(observation.shape) != 1:
+        raise ValueError(f"env.observation_space: expected a flat Box (one axis), got {observation}")
+    if isinstance(action, gym.spaces.Discrete) and action.start == 0:
+        return action
+    if not isinstance(action, gym.spaces.Box) or len(action.shape) != 1:
+        raise ValueError(f"env.action_space: expected a flat Box (one axis) or a Discrete from 0, got {action}")
     return action
 
 
@@ -217,7 +226,7 @@ def _batch(obs: np.ndarray, action: np.ndarray, stepped: Stepped) -> TransitionB
     terminated = torch.from_numpy(stepped.terminated)
     return TransitionBatch(
         torch.from_numpy(obs),
-        torch.from_numpy(action.astype(np.float64)),
+        torch.from_numpy(action.astype(np.float64 if action.ndim > 1 else np.int64)),
         torch.from_numpy(stepped.reward),
         torch.from_numpy(stepped.next_obs),
         terminated,

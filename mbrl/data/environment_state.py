@@ -47,7 +47,7 @@ def snapshot_environments(
     copies = _copies(worlds)
     tensors = {}
     for i, (taken, now) in enumerate(zip(actions, expected, strict=True)):
-        width = copies.envs[i].action_space.shape or (0,)
+        width = copies.envs[i].action_space.shape or ()
         rows = np.array(taken, dtype=np.float64).reshape(len(taken), *width)
         tensors[f"actions.{i}"] = torch.from_numpy(rows)
         tensors[f"obs.{i}"] = torch.from_numpy(now.obs.copy())

@@ -11,30 +11,29 @@ _BLOCK = 64  # ticks whose actions are drawn at once: making a random stream cos
 
 
 class RandomPolicy:
-    """Uniform actions within the bounds, with stable-baselines3's `predict`.
+    """Uniform actions, within the bounds or of a discrete set, with stable-baselines3's `predict`.
 
     The state that `predict` takes and returns is the number of calls so far, an int. Actions depend on the seed, that
     number and the number of rows alone, so a run continued from the number repeats the same actions.
 
     Args:
-        action_space: of one environment: a Box with finite bounds.
+        action_space: of one environment: a flat Box with finite bounds, or a Discrete.
         seed: of the actions.
 
     Raises:
-        ValueError: the space is not a flat Box with finite bounds.
+        ValueError: the space is neither a flat Box with finite bounds nor a Discrete.
     """
 
     def __init__(self, action_space: gym.Space[Any], seed: int = 0) -> None:
-        if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1:
-            raise ValueError(f"action_space: expected a flat Box, got {action_space}")
-        if not action_space.is_bounded("both"):
+        discrete = isinstance(action_space, gym.spaces.Discrete)
+        if not discrete and (not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1):
+            raise ValueError(f"action_space: expected a flat Box or a Discrete, got {action_space}")
+        if isinstance(action_space, gym.spaces.Box) and not action_space.is_bounded("both"):
             raise ValueError(
                 f"action_space: expected finite bounds, got {action_space}; rescale the actions, for example with "
                 "gymnasium.wrappers.RescaleAction"
             )
         self.action_space, self.seed = action_space, seed
-        self._low = action_space.low.astype(np.float64)
-        self._range = action_space.high.astype(np.float64) - self._low
         self._drawn: tuple[tuple[int, int], np.ndarray] | None = None
 
     def predict(
@@ -49,7 +48,7 @@ class RandomPolicy:
             deterministic: not used: the actions are random all the same.
 
         Returns:
-            Actions [rows, act] or [act] in the space's type, and the next state.
+            Actions [rows, act] or [act] in the space's type, where they are discrete [rows] or one, and the next state.
         """
         single = np.ndim(obs) == 1
         rows = 1 if single else len(obs)
@@ -62,5 +61,10 @@ class RandomPolicy:
 
     def _draw(self, rows: int, block: int) -> np.ndarray:
         stream = np.random.default_rng(derive(self.seed, "random policy", rows, block))
-        unit = stream.random((_BLOCK, rows, len(self._low)))
-        return (self._low + unit * self._range).astype(self.action_space.dtype)
+        space = self.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return space.start + stream.integers(space.n, size=(_BLOCK, rows))
+        assert isinstance(space, gym.spaces.Box)
+        low = space.low.astype(np.float64)
+        unit = stream.random((_BLOCK, rows, len(low)))
+        return (low + unit * (space.high.astype(np.float64) - low)).astype(space.dtype)

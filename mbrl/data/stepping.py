@@ -41,7 +41,7 @@ class Worlds(Protocol):
         """Reset all, environment i with `seed + i`: observations [envs, obs], float64."""
 
     def step(self, action: np.ndarray) -> Stepped:
-        """Step all with actions [envs, act]."""
+        """Step all with actions [envs, act], or [envs] where they are discrete."""
 
     def go_on(self, stepped: Stepped, over: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Begin new episodes where `over` [envs]: observations [envs, obs] to act on, and which are first."""

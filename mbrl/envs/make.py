@@ -17,12 +17,13 @@ if SWING_UP not in gym.registry:
     gym.register(SWING_UP, entry_point="mbrl.envs.cartpole_swingup:CartPoleSwingUpEnv", max_episode_steps=200)
 
 
-def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+def make_env(env_id: str, *, render_mode: str | None = None, discrete: bool = False, **kwargs: Any) -> gym.Env:
     """`gymnasium.make`, with the options of the library's task of that id as defaults, and checked spaces.
 
     Args:
         env_id: a Gymnasium id, or `module:Env-v0`, which imports the module first.
         render_mode: as in Gymnasium.
+        discrete: whether discrete actions are fine, too.
         kwargs: options of the environment. They win over the task's (HalfCheetah-v5, Hopper-v5, Walker2d-v5 and
             Swimmer-v5: the observation includes x, without which it does not tell the reward).
 
@@ -37,7 +38,7 @@ def make_env(env_id: str, *, render_mode: str | None = None, **kwargs: Any) -> g
     except (gym.error.Error, ImportError) as error:  # malformed, deprecated, a missing module or dependency
         raise ValueError(f"env_id: can't make {env_id!r}: {error}") from error
     try:
-        check_spaces(env)
+        check_spaces(env, discrete=discrete)
     except ValueError:
         env.close()
         raise
@@ -49,8 +50,12 @@ def task_options(env_id: str) -> dict[str, Any]:
     return dict(_OPTIONS.get(env_id, {}))
 
 
-def check_spaces(env: gym.Env | gym.vector.VectorEnv) -> None:
+def check_spaces(env: gym.Env | gym.vector.VectorEnv, *, discrete: bool = False) -> None:
     """Check that an environment, or each one of a vector, has spaces that the library supports.
+
+    Args:
+        env: what is to be checked.
+        discrete: whether the caller can use discrete actions, too.
 
     Raises:
         ValueError: discrete, dict, image or other observations or actions, or infinite action bounds.
@@ -61,6 +66,15 @@ def check_spaces(env: gym.Env | gym.vector.VectorEnv) -> None:
         obs_space, action_space = env.observation_space, env.action_space
     name = env.spec.id if env.spec is not None else str(env)
     _check_box("observations", obs_space, name)
+    if isinstance(action_space, gym.spaces.Discrete):
+        if not discrete:
+            raise ValueError(
+                f"env: {name} has actions in {action_space}; {SUPPORTED}. Discrete actions are for tree search: "
+                "planners.mcts on a true or learned model"
+            )
+        if action_space.start != 0:
+            raise ValueError(f"env: expected discrete actions from 0, {name} has {action_space}; wrap its actions")
+        return
     action = _check_box("actions", action_space, name)
     if not (np.isfinite(action.low).all() and np.isfinite(action.high).all()):
         raise ValueError(

@@ -95,17 +95,21 @@ class EnsembleDynamics:
         return EnsembleState(state.obs, self._deal(particle), particle)
 
     def step(
-        self, state: EnsembleState, action: Float[Tensor, "rows act"], *, generator: Generator | None = None
+        self, state: EnsembleState, action: Tensor, *, generator: Generator | None = None
     ) -> tuple[EnsembleState, Step]:
-        """Advance every row; without a generator by the elites' mean, which is differentiable."""
-        action = action.to(state.obs)
+        """Advance every row; without a generator by the elites' mean, which is differentiable.
+
+        Actions are [rows, act], or int64 [rows] where the ensemble's are discrete.
+        """
+        action = action if self.ensemble.discrete_actions else action.to(state.obs)
+        seen = self.ensemble.encode(action)
         if generator is None or self.propagation == "expectation":
-            change = self._mean(state.obs, action)
+            change = self._mean(state.obs, seen)
         else:
             with torch.no_grad():
                 if self.propagation == "ts1":
                     state = self._redraw(state, generator)
-                change = self._sample(state, action, generator)
+                change = self._sample(state, seen, generator)
         next_obs = state.obs + change[:, : self.ensemble.obs_dim]
         reward = change[:, -1] if self.reward is None else self.reward(state.obs, action, next_obs)
         if self.termination is None:
@@ -114,6 +118,7 @@ class EnsembleDynamics:
             terminated = self.termination(state.obs, action, next_obs)
         penalty = None if self.penalty is None else self.penalty(self.ensemble.predict(state.obs, action))
         if not self._checked:
+            self.ensemble.check_actions(action)
             check_result("reward", reward, state.obs.shape[:1], state.obs.dtype)
             check_result("termination", terminated, state.obs.shape[:1], torch.bool)
             if penalty is not None:
@@ -124,10 +129,10 @@ class EnsembleDynamics:
         return state._replace(obs=next_obs), Step(next_obs, reward, terminated)
 
     @torch.no_grad()
-    def uncertainty(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Float[Tensor, "rows"]:
+    def uncertainty(self, state: EnsembleState, action: Tensor) -> Float[Tensor, "rows"]:
         """How far the elites disagree: root mean square over outputs of the standard deviation of their means, in units
         of the standard deviation of the targets in the data. 0 for a single member."""
-        mean = self._means(state.obs, action.to(state.obs))
+        mean = self._means(state.obs, self.ensemble.encode(action))
         return (mean.std(0, correction=0) / self.ensemble.targets.std).square().mean(-1).sqrt()
 
     def difference(self, state: EnsembleState, reference: EnsembleState) -> Float[Tensor, "rows obs"]:
@@ -139,7 +144,13 @@ class EnsembleDynamics:
         return reference._replace(obs=reference.obs + dx)
 
     def expand(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Expansion:
-        """Derivatives of the mean transition and of the reward, by automatic differentiation."""
+        """Derivatives of the mean transition and of the reward, by automatic differentiation.
+
+        Raises:
+            ValueError: actions are discrete.
+        """
+        if self.ensemble.discrete_actions:
+            raise ValueError("action: expected continuous actions for derivatives; use tree search with discrete ones")
         return expand_autodiff(self, state, action.to(state.obs))
 
     def curvature(self, state: EnsembleState, action: Float[Tensor, "rows act"]) -> Float[Tensor, "rows obs z z"]:

@@ -217,16 +217,19 @@ def _gather(data: Rows, index: Int[Tensor, "members rows"]) -> tuple[Tensor, Ten
 def _columns(ensemble: GaussianEnsemble, batch: TransitionBatch) -> tuple[Tensor, Tensor]:
     """What the networks see and what they shall predict, unscaled."""
     for name, value, size in (("obs", batch.obs, ensemble.obs_dim), ("action", batch.action, ensemble.action_dim)):
-        if value.dim() != 2 or value.shape[1] != size:
-            raise ValueError(f"data: expected {name} of shape [rows, {size}], got {list(value.shape)}")
+        discrete = name == "action" and ensemble.discrete_actions
+        if value.shape[1:] != (() if discrete else (size,)) or value.dim() == 0:
+            expected = "[rows], int64" if discrete else f"[rows, {size}]"
+            raise ValueError(f"data: expected {name} of shape {expected}, got {list(value.shape)}")
     if len(batch.obs) == 0:
         raise ValueError("data: expected at least one transition, got none")
+    ensemble.check_actions(batch.action)
     # Differences in the precision of the data, which may be float64, before they are rounded.
     columns = [batch.next_obs - batch.obs]
     if ensemble.learned_reward:
         columns.append(batch.reward[:, None])
     targets = torch.cat(columns, -1).to(ensemble.device, ensemble.dtype)
-    joined = torch.cat([batch.obs, batch.action], -1).to(ensemble.device, ensemble.dtype)
+    joined = torch.cat([batch.obs.to(ensemble.device, ensemble.dtype), ensemble.encode(batch.action)], -1)
     finite = joined.isfinite().all(-1) & targets.isfinite().all(-1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0, 0])

@@ -36,7 +36,7 @@ class GaussianEnsemble:
 
     Args:
         obs_dim: length of an observation.
-        action_dim: length of an action.
+        action_dim: length of an action; how many there are where they are discrete.
         members: number of networks.
         hidden: widths of the hidden layers.
         activation: between layers: "silu", "relu" or "tanh".
@@ -46,6 +46,7 @@ class GaussianEnsemble:
         weight_decay: L2 penalty per layer, or one for all; None: PETS's, from 2.5e-5 (first) to 1e-4 (last).
         ignored_inputs: indices of the observation that the networks don't see, such as a position along which the
             world looks the same everywhere. Their changes are predicted all the same.
+        discrete_actions: actions are int64 [rows], 0 to action_dim - 1; the networks see them one-hot.
         seed: of the initial weights; member i depends on (seed, i) only.
         device: where the networks live.
         dtype: of parameters and predictions.
@@ -67,6 +68,7 @@ class GaussianEnsemble:
         normalize_targets: bool = True,
         weight_decay: float | Sequence[float] | None = None,
         ignored_inputs: Sequence[int] = (),
+        discrete_actions: bool = False,
         seed: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -79,6 +81,7 @@ class GaussianEnsemble:
         self.deterministic = deterministic
         self.learned_reward = learned_reward
         self.normalize_targets = normalize_targets
+        self.discrete_actions = discrete_actions
         self.device = torch.device(device)
         self.dtype = dtype
         self.out_dim = obs_dim + learned_reward
@@ -99,18 +102,46 @@ class GaussianEnsemble:
         """Counts changes of what is predicted: what is derived from the parameters is stale once it has moved."""
         self._folded: Folded | None = None
 
-    def scaled_inputs(self, obs: Float[Tensor, "*rows obs"], action: Float[Tensor, "*rows act"]) -> Tensor:
-        """What the networks see: the columns `seen` of (obs, action), standardised: [*rows, in]."""
-        return self.inputs.normalize(torch.cat([obs, action], -1).index_select(-1, self.seen))
+    def encode(self, action: Tensor) -> Float[Tensor, "*rows act"]:
+        """Actions in the ensemble's type and on its device; discrete ones [*rows] one-hot (others than 0 to
+        action_dim - 1 become zeros: `fit` and the first step of `EnsembleDynamics` check them).
 
-    def predict(
-        self, obs: Float[Tensor, "*members rows obs"], action: Float[Tensor, "*members rows act"]
-    ) -> Prediction:
+        Raises:
+            ValueError: an action is a floating-point number where discrete ones are expected.
+        """
+        if not self.discrete_actions:
+            return action.to(self.device, self.dtype)
+        if action.is_floating_point():
+            raise ValueError(
+                f"action: expected int64, one number a row, got {action.dtype} of shape {list(action.shape)}; the "
+                "ensemble was built with discrete_actions=True"
+            )
+        kinds = torch.arange(self.action_dim, device=self.device)
+        return (action.to(self.device).unsqueeze(-1) == kinds).to(self.dtype)
+
+    def check_actions(self, action: Tensor) -> None:
+        """Check that discrete actions are among those that there are.
+
+        Raises:
+            ValueError: one is not.
+        """
+        if self.discrete_actions:
+            wrong = (action < 0) | (action >= self.action_dim)
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"action: expected numbers from 0 to {self.action_dim - 1}, got {action[wrong][0].item()}"
+                )
+
+    def scaled_inputs(self, obs: Float[Tensor, "*rows obs"], action: Tensor) -> Tensor:
+        """What the networks see: the columns `seen` of (obs, action), standardised: [*rows, in]."""
+        return self.inputs.normalize(torch.cat([obs, self.encode(action)], -1).index_select(-1, self.seen))
+
+    def predict(self, obs: Float[Tensor, "*members rows obs"], action: Tensor) -> Prediction:
         """What every member says about every row. Differentiable.
 
         Args:
             obs: [rows, obs], seen by all members, or [members, rows, obs], a part for each.
-            action: likewise.
+            action: likewise, [rows, act], or int64 [rows] where actions are discrete.
         """
         x = self.scaled_inputs(obs, action)
         mean, logvar = forward(self.parameters, x.expand(self.members, *x.shape[-2:]), ACTIVATIONS[self.activation])

@@ -25,7 +25,7 @@ from planners.testing.laws import (
 def check_dynamics(
     dynamics: Dynamics[Any],
     start: Any,
-    actions: Float[Tensor, "steps rows act"],
+    actions: Tensor,
     *,
     particles: int = 2,
     shared_noise: bool = True,
@@ -43,7 +43,7 @@ def check_dynamics(
     Args:
         dynamics: the part to check.
         start: states, rows leading: a multiple of `particles`, twice as many at least, and not all alike.
-        actions: one step after the other; [steps, rows, act].
+        actions: one step after the other; [steps, rows, act], or int64 [steps, rows] where they are discrete.
         particles: as in `Problem`.
         shared_noise: False for models whose state does not carry the particle, such as `FunctionDynamics` with noise:
             there, rows of the same particle meet different noise.
@@ -58,8 +58,11 @@ def check_dynamics(
         raise ValueError(
             f"start: expected rows in multiples of particles={particles}, twice as many at least; got {rows}"
         )
-    if actions.dim() != 3 or actions.shape[1] != rows:
-        raise ValueError(f"actions: expected shape [steps, {rows}, act], got {list(actions.shape)}")
+    if actions.dim() != (3 if actions.is_floating_point() else 2) or actions.shape[1] != rows:
+        raise ValueError(
+            f"actions: expected shape [steps, {rows}, act], or integers [steps, {rows}], got {actions.dtype} "
+            f"{list(actions.shape)}"
+        )
     generator = seeded(seed, actions.device)
     obs = _check_reset(dynamics, start, rows)
     state = _check_assign(dynamics, start, particles, generator)

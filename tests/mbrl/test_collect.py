@@ -256,8 +256,11 @@ def test_bad_actions_are_named():
 
 
 def test_unsupported_environments_are_named():
-    with pytest.raises(ValueError, match=r"env.action_space: expected a flat Box .* got Discrete"):
-        Collector(gym.make("CartPole-v1"), seed=0)
+    env = gym.make("CartPole-v1")
+    with pytest.raises(ValueError, match=r"env.action_space: expected a flat Box .* or a Discrete from 0"):
+        Collector(gym.wrappers.TransformAction(env, lambda a: a - 1, gym.spaces.Discrete(2, start=1)), seed=0)
+    with pytest.raises(ValueError, match=r"env.observation_space: expected a flat Box .* got Discrete"):
+        Collector(gym.make("FrozenLake-v1"), seed=0)
     with pytest.raises(ValueError, match="env"):
         Collector("HalfCheetah-v5", seed=0)
     env = SyncVectorEnv([Counting] * 2)
@@ -299,5 +302,5 @@ def test_random_actions_depend_on_seed_and_tick_alone():
 def test_random_actions_need_finite_bounds():
     with pytest.raises(ValueError, match="finite bounds"):
         RandomPolicy(gym.spaces.Box(-np.inf, np.inf, (1,)))
-    with pytest.raises(ValueError, match="flat Box"):
-        RandomPolicy(gym.spaces.Discrete(2))
+    with pytest.raises(ValueError, match="flat Box or a Discrete"):
+        RandomPolicy(gym.spaces.MultiBinary(2))

@@ -101,7 +101,7 @@ def test_arguments_that_do_not_fit_are_named():
     dynamics = FunctionDynamics(transition, reward)
     with pytest.raises(ValueError, match="start: expected rows in multiples of particles=4"):
         check_dynamics(dynamics, START, ACTIONS, particles=4)
-    with pytest.raises(ValueError, match=r"actions: expected shape \[steps, 6, act\], got \[6, 2\]"):
+    with pytest.raises(ValueError, match=r"actions: expected shape \[steps, 6, act\].* got torch.float64 \[6, 2\]"):
         check_dynamics(dynamics, START, ACTIONS[0])
 
 
