@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from mbrl.pipelines.mpc_config import MPCConfig
+from mbrl.pipelines.mpc_config import preset as mpc_preset
 from mbrl.pipelines.pets_config import PETSConfig, preset
 
 Runs = tyro.conf.Positional[tuple[Path, ...]]
@@ -123,6 +125,43 @@ def evaluate(
     return 0
 
 
+def mpc(
+    env_id: str,
+    config: Annotated[MPCConfig, tyro.conf.arg(name="")] = MPCConfig(),  # noqa: B008, frozen
+    model: str = "simulator",
+    seed: int = 0,
+    steps: int | None = None,
+    video: bool = False,
+    root: Path = Path("runs"),
+    threads: int = 1,
+) -> int:
+    """Control an environment for an episode by planning at every step, with a model that is there already.
+
+    The defaults of the settings are those of --planner for --env-id, where the library has them.
+
+    Args:
+        env_id: Gymnasium id.
+        config: Settings.
+        model: simulator: the environment's own physics; or the run directory of a learned model.
+        seed: Of the environment and of planning.
+        steps: At most; the episode's end by default.
+        video: Write episode.mp4 to the run directory.
+        root: Folder of run directories.
+        threads: CPU threads of torch and of MuJoCo.
+    """
+    _prepare(threads, pictures=video)
+    from mbrl.experiments.control import control
+
+    done = control(env_id, config, model=model, seed=seed, steps=steps, video=video, root=root, threads=threads)
+    print(f"run directory: {done.run}")
+    if video:
+        print(f"video: {done.video}" if done.video else f"video: none ({done.video_problem})")
+    if done.latency.missed:
+        print(f"missed deadlines: {done.latency.missed} of {done.latency.plans}")
+    print(f"return: {done.ret:.1f} over {done.steps} steps, p50 {done.latency.p50_ms:.1f} ms")
+    return 0
+
+
 def plot(runs: Runs, /, out: Path = Path("learning_curves.png")) -> int:
     """Draw the learning curves of runs into one picture.
 
@@ -148,12 +187,15 @@ def doctor() -> int:
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (0, 1 where a command says no, 2 for bad input)."""
     args = sys.argv[1:] if args is None else args
-    chosen = functools.partial(train, config=preset(_env_id(args)))
+    env_id = _value(args, "--env-id")
+    chosen = functools.partial(train, config=preset(env_id))
+    controlled = functools.partial(mpc, config=mpc_preset(env_id, _value(args, "--planner") or MPCConfig.planner))
     commands: dict[str, Callable[..., int]] = {
         "demo": demo,
         "train": chosen,
         "resume": resume,
         "evaluate": evaluate,
+        "mpc": controlled,
         "plot": plot,
         "doctor": doctor,
     }
@@ -172,11 +214,11 @@ def main(args: list[str] | None = None) -> int:
         return 130
 
 
-def _env_id(args: list[str]) -> str:
-    """The value of --env-id, which decides the defaults of the other options; "" where it is missing."""
+def _value(args: list[str], option: str) -> str:
+    """The value of an option that decides the defaults of others; "" where it is missing."""
     for i, arg in enumerate(args):
         name, equals, value = arg.partition("=")
-        if name.replace("_", "-") == "--env-id":
+        if name.replace("_", "-") == option:
             return value if equals else (args[i + 1] if i + 1 < len(args) else "")
     return ""
 

@@ -45,6 +45,15 @@ class LatencySummary(NamedTuple):
     missed: int
     """Plans that ended after their deadline."""
 
+    def metrics(self) -> dict[str, float]:
+        """By the names that metrics have."""
+        return {
+            "plan/ms_p50": self.p50_ms,
+            "plan/ms_p95": self.p95_ms,
+            "plan/ms_p99": self.p99_ms,
+            "plan/missed_deadlines": self.missed,
+        }
+
 
 class Latency:
     """Collects what plans take."""

@@ -143,7 +143,6 @@ class _Loop:
         self.count = Counters()
         self.policy_state: MPCState | None = None
         self.explore_state: Any = None
-        self.plan_ms: list[float] = []
         self.started = time.perf_counter()
         checkpoint = recorder.load()
         if checkpoint is not None:
@@ -193,14 +192,10 @@ class _Loop:
         self.recorder.log({**self.x(), **row})
 
     def plan(self) -> np.ndarray:
-        started = time.perf_counter()
-        collector, planner = self.collector, self.agent.policy.planner
-        action, self.policy_state = self.agent.policy.predict(collector.obs, self.policy_state, collector.episode_start)
-        self.plan_ms.append((time.perf_counter() - started) * 1e3)
+        collector, policy = self.collector, self.agent.policy
+        action, self.policy_state = policy.predict(collector.obs, self.policy_state, collector.episode_start)
         replanned = self.policy_state.age == 1
-        iterations = getattr(self.policy_state.plan.info, "iterations", None)
-        rounds = self.config.iterations * replanned if iterations is None else iterations * replanned
-        sequences = int(rounds.sum()) * planner.population + int(replanned.sum())  # type: ignore[attr-defined]
+        sequences = int((self.policy_state.plan.info.sequences * replanned).sum())
         self.count.model_steps += sequences * self.config.horizon * self.config.particles
         return action
 
@@ -211,10 +206,10 @@ class _Loop:
             "rollout/random": float(random),
             "rollout/diverged": self.collector.diverged,
         }
-        if self.plan_ms:
-            p50, p95 = np.percentile(self.plan_ms, [50, 95])
-            row |= {"plan/ms_p50": float(p50), "plan/ms_p95": float(p95)}
-            self.plan_ms.clear()
+        latency = self.agent.policy.latency
+        if latency.summary().plans:
+            row |= latency.summary().metrics()
+            latency.reset()
         row["time/fps"] = self.count.steps / max(self._seconds(), 1e-9)
         self.recorder.log({**self.x(), **row})
 

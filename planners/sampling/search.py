@@ -35,6 +35,8 @@ class SamplingInfo(NamedTuple):
 
     iterations: Int[Tensor, "batch"]
     """How many were run, before the variance fell below its threshold or the planner was stopped."""
+    sequences: Int[Tensor, "batch"]
+    """How many were rolled out in them and at the end: times horizon and particles, the steps of the model."""
     effective_samples: Float[Tensor, "batch"]
     """1 / sum of squared weights of the candidates in the update: the elites of CEM, a softer number in MPPI."""
     elite_spread: Float[Tensor, "batch"]
@@ -57,6 +59,7 @@ class _Search(NamedTuple):
     scores: Tensor
     best: _Best
     iterations: Tensor
+    sequences: Tensor
     ran: bool  # whether there was an iteration
 
 
@@ -136,7 +139,7 @@ class SamplingPlanner(Protocol):
                 break
             search = self._iterate(problem, start, search, proposed, iteration, active, generator)
         result = self._result(problem, start, search, final_generator)
-        info = self._info(search, result.actions)
+        info = self._info(search, result.actions, rolled_out=not (search.ran and self._plan_is_scored))
         return Plan(result.actions, result.score, result.score.isfinite(), search.memory, info)
 
     def advance(self, problem: Problem, memory: SamplingMemory, action: Tensor, start: Any) -> SamplingMemory:
@@ -170,7 +173,8 @@ class SamplingPlanner(Protocol):
         candidates = memory.mean.unsqueeze(1)
         nothing = torch.zeros_like(candidates[..., 0, 0])
         best = _Best(self._actions(memory, candidates)[:, 0], torch.full_like(nothing[:, 0], -torch.inf))
-        return _Search(memory, candidates, nothing, nothing, best, torch.zeros_like(memory.phase), ran=False)
+        none = torch.zeros_like(memory.phase)
+        return _Search(memory, candidates, nothing, nothing, best, none, none, ran=False)
 
     def _active(self, memory: SamplingMemory) -> Tensor | None:
         """Which elements go on; None: all, without looking."""
@@ -195,19 +199,26 @@ class SamplingPlanner(Protocol):
         actions = self._actions(memory, candidates)
         scores = evaluate_plans(problem, start, actions, generator=generator).scores
         updated, weights = self.update(memory, candidates, scores)
+        went_on = 1 if active is None else active.long()
         return _Search(
             updated if active is None else where_rows(active, updated, memory),
             candidates,
             weights,
             scores,
             _better(search.best, actions, scores, active) if self._needs_best else search.best,
-            search.iterations + (1 if active is None else active),
+            search.iterations + went_on,
+            search.sequences + candidates.shape[1] * went_on,
             ran=True,
         )
 
     @property
     def _needs_best(self) -> bool:
         return self.executes == "best" or self.score_mean
+
+    @property
+    def _plan_is_scored(self) -> bool:
+        """Whether the iterations score the plan; else it is rolled out after them."""
+        return self.executes == "best" or not self.score_mean
 
     def _result(self, problem: Problem, start: Any, search: _Search, generator: Generator) -> _Best:
         """The plan and its score, -inf where there is no valid one."""
@@ -225,7 +236,7 @@ class SamplingPlanner(Protocol):
             torch.where(valid, final.scores[:, 0], search.best.score),
         )
 
-    def _info(self, search: _Search, actions: Tensor) -> SamplingInfo:
+    def _info(self, search: _Search, actions: Tensor, rolled_out: bool) -> SamplingInfo:
         memory, weights = search.memory, search.weights
         half = self._half_range(memory.mean)
         mean = weighted_sum(weights, search.candidates)
@@ -233,6 +244,7 @@ class SamplingPlanner(Protocol):
         at_bound = (actions <= self.box.low.to(actions)) | (actions >= self.box.high.to(actions))
         return SamplingInfo(
             search.iterations,
+            search.sequences + int(rolled_out),
             1 / weights.square().sum(1).clamp(min=torch.finfo(weights.dtype).tiny),
             spread.mean((1, 2)),
             (memory.variance.sqrt() / half).mean((1, 2)),

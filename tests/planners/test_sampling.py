@@ -365,3 +365,34 @@ def test_diagnostics_say_how_many_counted_and_what_lies_on_a_bound():
     torch.testing.assert_close(
         sized.info.effective_samples, torch.full((4,), 6.0, dtype=torch.float64), rtol=1e-3, atol=0
     )
+
+
+@pytest.mark.parametrize(
+    "planner",
+    [
+        CEM(BOX, 4, 20, 4, 3),
+        ICEM(BOX, 4, 40, 8, 3),
+        MPPI(BOX, 4, 30, 2, temperature=0.3),
+        MPPI(BOX, 4, 30, 2, temperature=0.3, score_mean=False, proposals=Proposals(jumpy, 5)),
+        PredictiveSampling(BOX, 4, 20, 2),
+        RandomShooting(BOX, 4, 20, 2),
+    ],
+    ids=["cem", "icem", "mppi", "mppi not scored", "predictive sampling", "random shooting"],
+)
+def test_every_sequence_that_is_rolled_out_is_counted(planner, populations):
+    plan = make_plan(planner, PROBLEM, START)
+    assert plan.info.sequences.tolist() == [sum(actions.shape[1] for actions, _ in populations)] * 4
+    populations.clear()
+    held = planner.plan(PROBLEM, START, plan.memory, generator=generator(), stop=lambda: True)
+    assert held.info.sequences.tolist() == [sum(actions.shape[1] for actions, _ in populations)] * 4 == [1] * 4
+
+
+def test_a_plan_that_is_not_scored_has_the_weighted_score_of_the_candidates(populations):
+    plan = make_plan(MPPI(BOX, 4, 30, temperature=0.3, score_mean=False), PROBLEM, START)
+    ((_, scores),) = populations
+    weights = torch.softmax(scores / 0.3, 1)
+    torch.testing.assert_close(plan.value, (weights * scores).sum(1))
+    scored = make_plan(MPPI(BOX, 4, 30, temperature=0.3), PROBLEM, START)
+    torch.testing.assert_close(scored.actions, plan.actions, rtol=0, atol=0)
+    broken = Problem(FunctionDynamics(transition, lambda x, u, y: y[:, 0] * torch.nan))
+    assert not make_plan(MPPI(BOX, 4, 30, temperature=0.3, score_mean=False), broken, START).valid.any()
