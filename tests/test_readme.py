@@ -1,4 +1,4 @@
-"""The README's snippets are the files in examples/, and those run as they stand."""
+"""The README's snippets are the files in examples/, and those run as they stand, as the tutorial does."""
 
 import re
 import runpy
@@ -26,6 +26,7 @@ def test_the_readme_shows_the_examples_as_they_stand() -> None:
         ("custom_dynamics", r"predicted return (-[\d.]+)", -13.0),
         ("learned_model", r"stayed up for (\d+) steps", 50),
         ("simulator_model", r"return ([\d.]+) in 50 steps", 20.0),
+        ("own_planner", r"predicted return (-[\d.]+)", -8.0),
     ],
 )
 def test_an_example_does_what_it_says(
@@ -35,3 +36,15 @@ def test_an_example_does_what_it_says(
     found = re.search(pattern, capsys.readouterr().out)
     assert found is not None
     assert float(found[1]) >= least
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own
+def test_the_tutorial_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "tutorial.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/tutorial.md", "exec"), names)
+    angles = [float(angle) for angle in re.findall(r"angle (-?[\d.]+)", capsys.readouterr().out)]
+    assert len(angles) == 3
+    assert max(map(abs, angles)) < 0.5
