@@ -92,7 +92,8 @@ def solve_backwards(
     horizon, rows, size = *model.gradient.shape[:2], model.final_gradient.shape[1]
     act = model.gradient.shape[2] - size
     jacobian, hessian, V = _homogeneous(model)
-    forth = jacobian.mT.contiguous()
+    back, forth, hessian = jacobian.mT.contiguous().unbind(), jacobian.unbind(), hessian.unbind()
+    limits = None if bounds is None else list(zip(*(b.unbind() for b in bounds), strict=True))
     eye = torch.eye(1 + size, dtype=V.dtype, device=V.device).expand(rows, -1, -1)
     damping = regularization[:, None, None] * torch.eye(act, dtype=V.dtype, device=V.device)
     ends = not bool(model.alive.all())
@@ -101,14 +102,14 @@ def solve_backwards(
     for t in reversed(range(horizon)):
         if ends:
             V = torch.where(model.alive[t + 1][:, None, None], V, 0.0)
-        Q = torch.baddbmm(hessian[t], torch.bmm(forth[t], V), jacobian[t])
+        Q = torch.baddbmm(hessian[t], torch.bmm(back[t], V), forth[t])
         if model.curvature is not None:
             extra = torch.bmm(V[:, :1, 1:], model.curvature[t].flatten(2))
             Q[:, 1:, 1:] += extra.view(rows, size + act, size + act)
         Qux, Quu = Q[:, 1 + size :].split([1 + size, act], 2)
         if ends:  # a harmless step where the end is past
             Quu = torch.where(model.alive[t][:, None, None], Quu, torch.eye(act, dtype=V.dtype, device=V.device))
-        K, free, bad = _minimise(Quu + damping, Qux, None if bounds is None else (bounds[0][t], bounds[1][t]), k)
+        K, free, bad = _minimise(Quu + damping, Qux, None if limits is None else limits[t], k)
         failed = failed | bad
         if bool((failed & wanted).any()):
             break
