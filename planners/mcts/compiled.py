@@ -15,6 +15,18 @@ from planners.mcts.tensors import Arrival, Limits, Root
 from planners.mcts.tree import Tree
 
 
+def arrays_of(tree: Tree) -> kernels.Arrays:
+    """The tree's own memory, but for the states."""
+    return kernels.Arrays(*(field.numpy() for field in tree[1:]))
+
+
+def compiled_line(tree: Tree, first: Int[Tensor, "batch"], horizon: int) -> Int[Tensor, "batch horizon"]:
+    """As `results.principal_line`."""
+    line = torch.zeros(len(first), horizon, dtype=torch.long)
+    kernels.principal_line(arrays_of(tree), first.numpy(), line.numpy())
+    return line
+
+
 class CompiledEngine:
     """As `tensors.TensorEngine`. `tree` is changed in place: the arrays here are the tensors' own memory."""
 
@@ -22,7 +34,7 @@ class CompiledEngine:
         self.tree, self.limits = tree, limits
         self.rule = rule
         self.stuck = torch.zeros_like(tree.size, dtype=torch.bool)
-        self.arrays = kernels.Arrays(*(field.numpy() for field in tree[1:]))
+        self.arrays = arrays_of(tree)
         self.root = kernels.RootArrays(*(field.contiguous().numpy() for field in root))
         batch, actions = tree.child.shape[0], tree.child.shape[2]
         self._arrival = Arrival(*(torch.zeros_like(tree.size) for _ in Arrival._fields))

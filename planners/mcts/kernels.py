@@ -315,3 +315,43 @@ def _any(mask: Array) -> bool:
         if m:
             return True
     return False
+
+
+@njit(cache=True, error_model="numpy")
+def principal_line(t: Arrays, first: Array, line: Array) -> None:
+    """Fill line [batch, horizon], 0 before, with the most visited actions after `first`."""
+    for b in range(len(first)):
+        n, a, step = 0, first[b], 0
+        while n >= 0 and t.size[b] > 0 and step < line.shape[1]:
+            line[b, step] = a
+            step += 1
+            n = _most_visited_outcome(t, b, n, a)
+            if n >= 0:
+                a = _favourite(t, b, n)
+
+
+@njit(cache=True, error_model="numpy")
+def _most_visited_outcome(t: Arrays, b: int, n: int, a: int) -> int:
+    best, found = -1, -1
+    child = t.child[b, n, a]
+    while child >= 0:  # the oldest comes last, and wins among equals
+        visits = t.visits[b, child].sum()
+        if visits >= best:
+            best, found = visits, child
+        child = t.sibling[b, child]
+    return found
+
+
+@njit(cache=True, error_model="numpy")
+def _favourite(t: Arrays, b: int, n: int) -> int:
+    most = -1
+    for a in range(t.visits.shape[2]):
+        if t.mask[b, n, a]:
+            most = max(most, t.visits[b, n, a])
+    best, chosen = -np.inf, 0
+    for a in range(t.visits.shape[2]):
+        if t.mask[b, n, a] and t.visits[b, n, a] == most:
+            merit = t.sign[b, n] * t.total[b, n, a] / most if most > 0 else t.logits[b, n, a]
+            if merit > best:
+                best, chosen = merit, a
+    return chosen

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from planners.dynamics import Step
 from planners.mcts import kernels, kernels_native
+from planners.mcts.compiled import arrays_of
 from planners.mcts.evaluators import Evaluator, Leaf, Rollouts
 from planners.mcts.kernels_native import uniform
 from planners.mcts.policies import Rule
@@ -132,7 +133,7 @@ class NativeSearch:
     ) -> None:
         self.functions = functions
         batch, actions = tree.child.shape[0], tree.child.shape[2]
-        self.arrays = kernels.Arrays(*(field.numpy() for field in tree[1:]))
+        self.arrays = arrays_of(tree)
         self.states = tree.states.numpy()
         self.leaf = kernels.LeafArrays(
             reward=np.zeros(batch),

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from planners.mcts.memory import SearchInfo, SearchMemory, Settings
+from planners.mcts.memory import SearchInfo, SearchMemory
 from planners.mcts.policies import GUMBEL, Edges, Rule, improved_policy, sigma
 from planners.mcts.tensors import Root, edges_of
 from planners.mcts.tree import NONE, Tree
@@ -31,7 +31,8 @@ def _favourite(edges: Edges) -> Tensor:
     return merit.masked_fill((visits != most) | ~edges.mask, -torch.inf).argmax(1)
 
 
-def result_of(settings: Settings, rule: Rule, memory: SearchMemory, obs: Tensor, done: int) -> Plan:
+def result_of(rule: Rule, memory: SearchMemory, line: Tensor, obs: Tensor, done: int) -> Plan:
+    """The plan of a search whose most visited line is `line`."""
     tree, choice = memory.tree, memory.choice
     rows = torch.arange(len(choice), device=choice.device)
     visits, total, mask = tree.visits[:, 0], tree.total[:, 0], tree.mask[:, 0]
@@ -55,7 +56,7 @@ def result_of(settings: Settings, rule: Rule, memory: SearchMemory, obs: Tensor,
         simulations=torch.full_like(choice, done),
     )
     value = torch.where(valid, value, -torch.inf).to(obs)
-    return Plan(principal_line(tree, choice, settings.horizon), value, valid, memory, info)
+    return Plan(line, value, valid, memory, info)
 
 
 def principal_line(tree: Tree, first: Tensor, horizon: int) -> Int[Tensor, "batch horizon"]:

@@ -23,7 +23,7 @@ from planners.mcts.evaluators import Evaluator, Leaf
 from planners.mcts.memory import SearchMemory, Settings
 from planners.mcts.outcomes import outcome_key
 from planners.mcts.policies import PUCT, Rule
-from planners.mcts.results import decide, result_of
+from planners.mcts.results import decide, principal_line, result_of
 from planners.mcts.roots import NoiseSource, check_masks, draw_noise, mixed_priors, plant, reach, root_of
 from planners.mcts.tensors import Arrival, Limits, Root, TensorEngine
 from planners.mcts.tree import NONE, Tree, clear_last, flat_states
@@ -66,7 +66,7 @@ def plan_search(
         memory.tree.logits[:, 0] = priors
         clear_last(memory.tree)
         memory = memory._replace(choice=decide(rule, memory, root, done))
-        return result_of(settings, rule, memory, obs, done)
+        return result_of(rule, memory, _line(settings, memory), obs, done)
 
 
 def _simulate(
@@ -104,6 +104,14 @@ def _simulate(
         done += 1
     check_masks(engine.stuck)
     return done
+
+
+def _line(settings: Settings, memory: SearchMemory) -> Tensor:
+    if not use_compiled(settings, memory.tree):
+        return principal_line(memory.tree, memory.choice, settings.horizon)
+    from planners.mcts.compiled import compiled_line
+
+    return compiled_line(memory.tree, memory.choice, settings.horizon)
 
 
 def advance_search(problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
