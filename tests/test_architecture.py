@@ -28,6 +28,8 @@ RANK = {
 # The parts of an experiment that pipelines receive as arguments know nothing of pipelines.
 KNOW_NO_PIPELINES = ("mbrl.experiments.run", "mbrl.experiments.checkpoint")
 TOUCH_SIMULATORS = ("planners.simulator", "planners.env_copies")
+COMPILE = ("planners.mcts.compiled", "planners.mcts.kernels", "planners.mcts.kernels_native")
+"""What needs numba, which is optional: nothing else imports these at its top."""
 ALLOWED_IN_PLANNERS = {"planners", "torch", "numpy", "scipy", "jaxtyping"}
 
 
