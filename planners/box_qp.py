@@ -23,7 +23,7 @@ class BoxQP(NamedTuple):
     factor: Float[Tensor, "rows x x"]
     """Cholesky factor of H on the free coordinates, with the identity in place of the others."""
     failed: Bool[Tensor, "rows"]
-    """H is not positive definite on the free coordinates, or something is not finite: x means nothing."""
+    """H is not positive definite on the coordinates that were free, or something is not finite: x means nothing."""
 
 
 def box_qp(
@@ -54,24 +54,26 @@ def box_qp(
     """
     x = torch.clamp(initial, low, high)
     eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    failed = torch.zeros_like(low[:, :1], dtype=torch.bool)
     small = tolerance * (gradient.abs().amax(1) + hessian.abs().amax((1, 2))[:, None] * x.abs().amax(1))
     for i in range(iterations + 1):
         slope = torch.baddbmm(gradient, hessian, x)
         free = x != torch.where(slope > 0, low, high)  # the bound that a descent would meet
         factor, info = torch.linalg.cholesky_ex(torch.where(free & free.mT, hessian, eye))
+        failed = failed | (info > 0)[:, None, None]
         slope = slope * free
-        unsolved = (slope.abs().amax(1) > small)[:, :, None]
+        unsolved = (slope.abs().amax(1) > small)[:, :, None] & ~failed
         if i == iterations or not bool(unsolved.any()):
             break
         step = torch.cholesky_solve(slope, factor).neg()
         x = torch.where(unsolved, _search(hessian, low, high, x, slope, step, unsolved), x)
-    return BoxQP(x, free, factor, (info > 0) | ~x.isfinite().all(1)[:, 0])
+    return BoxQP(x, free, factor, failed[:, 0, 0] | ~x.isfinite().all(1)[:, 0])
 
 
 def _search(
     hessian: Tensor, low: Tensor, high: Tensor, x: Tensor, slope: Tensor, step: Tensor, wanted: Tensor
 ) -> Tensor:
-    """x after the longest clamped step that decreases the objective enough, for the rows `wanted`."""
+    """x after the longest clamped step that decreases the objective enough; x itself where none does."""
 
     def enough(move: Tensor) -> Tensor:
         # The move is on free coordinates only, where `slope` is the whole gradient.
@@ -84,6 +86,7 @@ def _search(
         return whole
     # Step lengths lead: [lengths, rows, x, 1].
     lengths = BACKTRACK ** torch.arange(1, 31, dtype=x.dtype, device=x.device)[:, None, None, None]
+    lengths[-1] = 0.0
     shorter = torch.clamp(x + lengths * step, low, high)
     first = enough(shorter - x)[..., 0].to(torch.uint8).argmax(0)
     return torch.where(fine, whole, shorter[first, torch.arange(len(x), device=x.device)])

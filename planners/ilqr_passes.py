@@ -91,8 +91,8 @@ def solve_backwards(
     """
     horizon, rows, size = *model.gradient.shape[:2], model.final_gradient.shape[1]
     act = model.gradient.shape[2] - size
-    jacobian, hessian, V = _homogeneous(model)
-    back, forth, hessian = jacobian.mT.contiguous().unbind(), jacobian.unbind(), hessian.unbind()
+    jacobian, cost, V = _homogeneous(model)
+    back, forth, costs = jacobian.mT.contiguous().unbind(), jacobian.unbind(), cost.unbind()
     limits = None if bounds is None else list(zip(*(b.unbind() for b in bounds), strict=True))
     eye = torch.eye(1 + size, dtype=V.dtype, device=V.device).expand(rows, -1, -1)
     damping = regularization[:, None, None] * torch.eye(act, dtype=V.dtype, device=V.device)
@@ -102,7 +102,7 @@ def solve_backwards(
     for t in reversed(range(horizon)):
         if ends:
             V = torch.where(model.alive[t + 1][:, None, None], V, 0.0)
-        Q = torch.baddbmm(hessian[t], torch.bmm(back[t], V), forth[t])
+        Q = torch.baddbmm(costs[t], torch.bmm(back[t], V), forth[t])
         if model.curvature is not None:
             extra = torch.bmm(V[:, :1, 1:], model.curvature[t].flatten(2))
             Q[:, 1:, 1:] += extra.view(rows, size + act, size + act)

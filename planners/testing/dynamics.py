@@ -76,7 +76,14 @@ def check_dynamics(
         state = next_state
 
 
-def check_smooth(dynamics: Smooth[Any], state: Any, action: Float[Tensor, "rows act"], *, step: float = 1e-5) -> None:
+def check_smooth(
+    dynamics: Smooth[Any],
+    state: Any,
+    action: Float[Tensor, "rows act"],
+    *,
+    step: float = 1e-5,
+    gauss_newton: bool = False,
+) -> None:
     """Check the laws of `Smooth` at (state, action), by central differences: use float64.
 
     `difference(s, s)` is zero, `retract` inverts `difference`, and `expand` agrees with differences of the mean
@@ -88,6 +95,8 @@ def check_smooth(dynamics: Smooth[Any], state: Any, action: Float[Tensor, "rows 
         state: states, rows leading, in float64.
         action: [rows, act], in float64.
         step: of the differences, in the units of the tangent vector and of the action.
+        gauss_newton: the Hessian leaves second derivatives of the transition out, as that of the simulator does: then
+            only its shape and symmetry are checked.
 
     Raises:
         AssertionError: a law is broken; the message says which and where.
@@ -120,6 +129,14 @@ def check_smooth(dynamics: Smooth[Any], state: Any, action: Float[Tensor, "rows 
     _require_close("action_jacobian", expansion.action_jacobian, jacobian[..., size:], 1e-4)
     _require_close("reward_gradient", expansion.reward_gradient, gradient, 1e-4)
 
+    hessian = expansion.reward_hessian
+    require_same("The Hessian is symmetric", "reward_hessian", hessian.mT, hessian)
+    if gauss_newton:
+        wanted = (len(zero), len(basis), len(basis))
+        require(
+            tuple(hessian.shape) == wanted, f"reward_hessian must have shape {wanted}, it has {tuple(hessian.shape)}."
+        )
+        return
     wide = step**0.5  # second differences divide by its square
     far = torch.stack(
         [torch.stack([_mixed(both, wide * e, wide * f, len(zero)) for f in basis], -1) for e in basis], -1
