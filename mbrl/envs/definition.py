@@ -70,6 +70,18 @@ def within(x: Tensor, bounds: tuple[float, float]) -> Tensor:
     return (x > bounds[0]) & (x < bounds[1])
 
 
+def balance(x: Tensor, angle: Tensor, velocity: Tensor, turn: Tensor, *, lever: float) -> Tensor:
+    """How well a pole on a cart is kept up and at the centre, from short plans: in (0, 1], so that staying alive pays.
+
+    exp(-((10 e)^2 + p^2) / 2) with e = angle + 0.15 (p + 1.5 dp/dt). p = x + lever * angle is the pole's centre of
+    percussion (`lever` metres above the hinge), whose velocity a push on the cart leaves alone. Held at e = 0 the pole
+    leans back to the centre, and p follows p'' = -0.15 g (p + 1.5 p'), which is stable.
+    """
+    p = x + lever * angle
+    e = angle + 0.15 * (p + 1.5 * (velocity + lever * turn))
+    return torch.exp(-((10 * e) ** 2 + p**2) / 2)
+
+
 def clipped_state(env_id: str, velocities: Tensor, limit: float = 10.0) -> None:
     """Refuse observations whose velocities stand at the limit at which the environment clips them.
 

@@ -7,7 +7,7 @@ environment's options that matter here, with Gymnasium's defaults.
 import torch
 from torch import Tensor
 
-from mbrl.envs.definition import Fields, Physics, Task, clipped_state, never
+from mbrl.envs.definition import Fields, Physics, Task, balance, clipped_state, never
 
 
 def swing_up() -> Task:
@@ -33,11 +33,8 @@ def swing_up() -> Task:
 def inverted_pendulum(frame_skip: int = 2) -> Task:
     """InvertedPendulum-v5: 1 while the pole is within 0.2 rad of upright, which ties all plans that keep it there.
 
-    The objective is exp(-((10 e)^2 + p^2) / 2) with e = angle + 0.15 (p + 1.5 dp/dt): smooth, positive, so that staying
-    alive always pays. p = x + 0.4 angle is the pole's centre of percussion (0.4 m above the hinge), whose velocity a
-    push on the cart leaves alone; held at e = 0 the pole leans back to the centre and p follows
-    p'' = -0.15 g (p + 1.5 p'), which is stable. A pull of x alone lets plans of 0.6 s swing the cart to the end of its
-    rail: to go back to the centre it has to move away from it first.
+    The objective is `balance` with the pole's centre of percussion 0.4 m above the hinge. A pull of x alone lets plans
+    of 0.6 s swing the cart to the end of its rail: to go back to the centre it has to move away from it first.
     """
 
     def terminated(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
@@ -48,9 +45,7 @@ def inverted_pendulum(frame_skip: int = 2) -> Task:
 
     def objective(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
         x, angle, velocity, turn = next_obs.unbind(1)
-        p = x + 0.4 * angle
-        e = angle + 0.15 * (p + 1.5 * (velocity + 0.4 * turn))
-        return torch.exp(-((10 * e) ** 2 + p**2) / 2)
+        return balance(x, angle, velocity, turn, lever=0.4)
 
     def observe(after: Fields) -> Tensor:
         return torch.cat([after["qpos"], after["qvel"]], 1)

@@ -213,8 +213,15 @@ def test_the_simulated_hopper_sees_the_hidden_velocity() -> None:
     assert after.obs.abs().max() <= 10
 
 
-def test_the_pendulums_objective_is_positive_and_highest_upright_at_the_centre() -> None:
-    objective = task("InvertedPendulum-v5").objective
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "CartPole-v1"])
+def test_balance_is_positive_and_highest_upright_at_the_centre(env_id: str) -> None:
+    known = task(env_id)
+
+    def objective(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+        # The pendulum observes (x, angle, velocity, turn), the cart-pole (x, velocity, angle, turn).
+        order = [0, 2, 1, 3] if env_id == "CartPole-v1" else [0, 1, 2, 3]
+        return known.objective(obs, action, next_obs[:, order])
+
     states = torch.tensor([[0.0, 0, 0, 0], [0.5, 0, 0, 0], [0, 0.1, 0, 0], [0, 0.3, 0, 0]], dtype=torch.float64)
     value = objective(states, states[:, :1], states)
     assert value[0] == 1
