@@ -9,6 +9,7 @@ from planners.lqr import LQR, lqr, lqr_infinite
 from planners.mcts import PUCT, UCT, Gumbel
 from planners.mpc import MPC, InvalidPlanError, MPCState
 from planners.planner import Plan, Planner
+from planners.polish import Polished
 from planners.problem import Evaluation, Problem, evaluate_plans
 from planners.sampling.cem import CEM
 from planners.sampling.icem import ICEM
@@ -38,6 +39,7 @@ __all__ = [
     "MPCState",
     "Plan",
     "Planner",
+    "Polished",
     "PredictiveSampling",
     "Problem",
     "Proposals",
