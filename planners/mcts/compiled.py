@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from planners.dynamics import Step
@@ -25,6 +25,13 @@ def compiled_line(tree: Tree, first: Int[Tensor, "batch"], horizon: int) -> Int[
     line = torch.zeros(len(first), horizon, dtype=torch.long)
     kernels.principal_line(arrays_of(tree), first.numpy(), line.numpy())
     return line
+
+
+def compiled_best_values(tree: Tree, discount: float) -> Float[Tensor, "batch actions"]:
+    """As `dynamic_programming.best_values`."""
+    q = torch.zeros_like(tree.total[:, 0])
+    kernels.best_values(arrays_of(tree), float(discount), q.numpy())
+    return q
 
 
 class CompiledEngine:

@@ -355,3 +355,29 @@ def _favourite(t: Arrays, b: int, n: int) -> int:
             if merit > best:
                 best, chosen = merit, a
     return chosen
+
+
+@njit(cache=True, error_model="numpy")
+def best_values(t: Arrays, discount: float, q: Array) -> None:
+    """Fill q [batch, actions], 0 before, by `dynamic_programming.best_values`."""
+    for b in range(len(q)):
+        total = t.total[b, : t.size[b]].copy()
+        for n in range(t.size[b] - 1, 0, -1):
+            count = 1 + t.visits[b, n].sum()
+            mean = (t.raw[b, n] + t.total[b, n].sum()) / count
+            value = _best(t, total, mean, b, n)
+            total[t.parent[b, n], t.action[b, n]] += discount * count * (value - mean)
+        for a in range(q.shape[1]):
+            if t.size[b] > 0 and t.visits[b, 0, a] > 0:
+                q[b, a] = total[0, a] / t.visits[b, 0, a]
+
+
+@njit(cache=True, error_model="numpy")
+def _best(t: Arrays, total: Array, mean: float, b: int, n: int) -> float:
+    best, sign = -np.inf, t.sign[b, n]
+    for a in range(t.visits.shape[2]):
+        if t.mask[b, n, a]:
+            if t.visits[b, n, a] == 0:
+                return mean
+            best = max(best, sign * total[n, a] / t.visits[b, n, a])
+    return sign * best if best > -np.inf else mean

@@ -28,7 +28,8 @@ class SearchInfo(NamedTuple):
 
     visits: Int[Tensor, "batch actions"]
     q: Float[Tensor, "batch actions"]
-    """Mean return after each action, in the sense of the model's rewards; NaN where it was never taken."""
+    """Return after each action, in the sense of the model's rewards: the mean, or the best one (`backup="max"`). NaN
+    where the action was never taken."""
     weights: Float[Tensor, "batch actions"]
     """The policy that the search recommends: shares of visits, or Gumbel's improved policy. Learn from or sample it."""
     value: Float[Tensor, "batch"]
@@ -60,6 +61,8 @@ class Settings(Protocol):
     def capacity(self) -> int | None: ...
     @property
     def compiled(self) -> bool | None: ...
+    @property
+    def backup(self) -> str: ...
     @property
     def nodes(self) -> int: ...
 

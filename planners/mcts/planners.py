@@ -7,6 +7,9 @@ All three take these arguments:
     horizon      depth of the tree, and length of `Plan.actions`: the most visited line, with 0 after its end.
     evaluator    priors, values, valid actions and side to move; None: see each planner.
     rollout      without an evaluator: steps of a default-policy rollout (`Rollouts`), 0: the problem's terminal value.
+    backup       UCT and PUCT: "mean": a node is worth the mean of its returns, and the most visited action is executed.
+                 "max": after the simulations, values are those of the best actions (`dynamic_programming`), and the
+                 action with the highest one is executed: nearer to the optimum where visits are many.
     stochastic   False: the model's mean transition, one outcome for each action. True: outcomes are drawn at every step
                  of every simulation, and each one that occurs becomes a node of its own.
     reuse        keep what was found below the executed action for the next plan.
@@ -21,7 +24,7 @@ for an evaluator's result of the wrong shape, and where a mask leaves no valid a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,6 +63,7 @@ class UCT:
     normalise: bool = True
     horizon: int = 32
     rollout: int = 20
+    backup: Literal["mean", "max"] = "mean"
     evaluator: Evaluator | None = None
     stochastic: bool = False
     reuse: bool = True
@@ -122,6 +126,7 @@ class PUCT:
     normalise: bool = True
     horizon: int = 32
     rollout: int = 0
+    backup: Literal["mean", "max"] = "mean"
     evaluator: Evaluator | None = None
     stochastic: bool = False
     reuse: bool = True
@@ -200,6 +205,10 @@ class Gumbel:
             )
 
     @property
+    def backup(self) -> str:
+        return "mean"  # what the guarantee of improvement is about
+
+    @property
     def nodes(self) -> int:
         return _nodes(self)
 
@@ -256,6 +265,8 @@ def _check(settings: Settings, **positive: float) -> None:
             raise ValueError(f"{name}: expected at least 1, got {number}")
     if settings.rollout < 0:
         raise ValueError(f"rollout: expected at least 0, got {settings.rollout}")
+    if settings.backup not in ("mean", "max"):
+        raise ValueError(f'backup: expected "mean" or "max", got {settings.backup!r}')
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name}: expected a positive number, got {value}")

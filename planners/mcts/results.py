@@ -11,9 +11,16 @@ from planners.mcts.tree import NONE, Tree
 from planners.planner import Plan
 
 
-def decide(rule: Rule, memory: SearchMemory, root: Root, done: int) -> Tensor:
-    """The action to execute: that of the rule after simulations, what was decided before without any."""
+def decide(rule: Rule, memory: SearchMemory, root: Root, best: Tensor | None, done: int) -> Tensor:
+    """The action to execute: that of the rule after simulations, what was decided before without any.
+
+    Args:
+        best: Q of the root's actions, to choose by them; None: choose by visits.
+    """
     edges = edges_of(memory.tree, torch.zeros_like(memory.choice))
+    if best is not None and done:
+        tried = edges.mask & (edges.visits > 0)
+        return (memory.tree.sign[:, :1] * best).masked_fill(~tried, -torch.inf).argmax(1)
     if rule.kind == GUMBEL and done:
         since = torch.where(edges.mask, edges.visits - root.base, NONE)
         most = since == since.amax(1, keepdim=True)
@@ -31,14 +38,14 @@ def _favourite(edges: Edges) -> Tensor:
     return merit.masked_fill((visits != most) | ~edges.mask, -torch.inf).argmax(1)
 
 
-def result_of(rule: Rule, memory: SearchMemory, line: Tensor, obs: Tensor, done: int) -> Plan:
-    """The plan of a search whose most visited line is `line`."""
+def result_of(rule: Rule, memory: SearchMemory, line: Tensor, best: Tensor | None, obs: Tensor, done: int) -> Plan:
+    """The plan of a search whose line is `line`, with `best` as Q of the root's actions; None: the means."""
     tree, choice = memory.tree, memory.choice
     rows = torch.arange(len(choice), device=choice.device)
     visits, total, mask = tree.visits[:, 0], tree.total[:, 0], tree.mask[:, 0]
     edges = edges_of(tree, torch.zeros_like(choice))
     valid = mask.any(1)
-    q = torch.where(visits > 0, total / visits.clamp(min=1), torch.nan)
+    q = torch.where(visits > 0, total / visits.clamp(min=1) if best is None else best, torch.nan)
     value = torch.where(visits[rows, choice] > 0, q[rows, choice], tree.raw[:, 0])
     if rule.kind == GUMBEL:
         weights = improved_policy(rule, edges)

@@ -19,6 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from planners.dynamics import Step
+from planners.mcts.dynamic_programming import best_values
 from planners.mcts.evaluators import Evaluator, Leaf
 from planners.mcts.memory import SearchMemory, Settings
 from planners.mcts.outcomes import outcome_key
@@ -65,8 +66,9 @@ def plan_search(
         done = _simulate(settings, rule, evaluator, problem, memory.tree, root, seeds.tolist(), luck, stop)
         memory.tree.logits[:, 0] = priors
         clear_last(memory.tree)
-        memory = memory._replace(choice=decide(rule, memory, root, done))
-        return result_of(rule, memory, _line(settings, memory), obs, done)
+        best = _best_values(settings, problem, memory.tree) if settings.backup == "max" else None
+        memory = memory._replace(choice=decide(rule, memory, root, best, done))
+        return result_of(rule, memory, _line(settings, memory), best, obs, done)
 
 
 def _simulate(
@@ -104,6 +106,14 @@ def _simulate(
         done += 1
     check_masks(engine.stuck)
     return done
+
+
+def _best_values(settings: Settings, problem: Problem, tree: Tree) -> Tensor:
+    if not use_compiled(settings, tree):
+        return best_values(tree, problem.discount)
+    from planners.mcts.compiled import compiled_best_values
+
+    return compiled_best_values(tree, problem.discount)
 
 
 def _line(settings: Settings, memory: SearchMemory) -> Tensor:
