@@ -7,8 +7,8 @@ Means of returns count every simulation that tried a bad action. From the leaves
 
 where n(s') counts how often the outcome s' occurred. A node with an untried action keeps its mean. Source: the
 maximising backups of MaxUCT and DP-UCT, Keller and Helmert (2013), https://doi.org/10.1609/icaps.v23i1.13557.
-Deviation: made once, after the simulations, which follow the means: a maximum over noisy values is too high while visits
-are few.
+Deviation: made once, after the simulations, which follow the means: a maximum over noisy values is too high while
+visits are few.
 """
 
 import torch
