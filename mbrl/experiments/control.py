@@ -16,7 +16,7 @@ from mbrl.experiments.pets_runs import pets_config
 from mbrl.experiments.run import STEP, Run
 from mbrl.experiments.video import Film
 from mbrl.pipelines.mpc import ModelPolicy, make_policy, true_dynamics
-from mbrl.pipelines.mpc_config import MPCConfig
+from mbrl.pipelines.mpc_config import TREES, MPCConfig
 from mbrl.pipelines.pets import part
 from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.seeding import derive
@@ -66,7 +66,7 @@ def control(
     Raises:
         ValueError: the environment can't be its own model, the run has none, or a setting is out of range.
     """
-    env = make_env(env_id, render_mode="rgb_array" if video else None)
+    env = make_env(env_id, render_mode="rgb_array" if video else None, discrete=config.planner in TREES)
     if steps is not None:
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")

@@ -1,5 +1,6 @@
 """MPC on a model that is given: the environment's own physics, or one that was learned before."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,22 +8,28 @@ import gymnasium as gym
 from numpy.typing import ArrayLike
 
 from mbrl.envs.tasks import task, true_model
-from mbrl.pipelines.mpc_config import MPCConfig
+from mbrl.pipelines.mpc_config import TREES, MPCConfig
 from mbrl.seeding import derive
 from planners import CEM, ICEM, ILQR, MPC, MPPI, Box, Knots, PredictiveSampling, Problem, RandomShooting
 from planners.dynamics import Dynamics
+from planners.env_copies import EnvCopies
 from planners.mpc import MPCState
 from planners.planner import Planner
 
 
-def make_planner(config: MPCConfig, action_space: gym.Space) -> Planner[Any]:
+def make_planner(config: MPCConfig, action_space: gym.Space, *, stochastic: bool = False) -> Planner[Any]:
     """The planner of the settings, for the actions of an environment.
+
+    Args:
+        config: the settings.
+        action_space: of the environment.
+        stochastic: whether tree search has to reckon with several outcomes of an action.
 
     Raises:
         ValueError: a setting is out of range, or the planner is not for such actions.
     """
-    if config.planner in ("uct", "gumbel"):
-        return _tree_search(config, action_space)
+    if config.planner in TREES:
+        return _tree_search(config, action_space, stochastic)
     box = Box.from_space(action_space)
     horizon, population, iterations = config.horizon, config.population, config.iterations
     knots = Knots(config.knots, config.order) if config.knots else None
@@ -43,12 +50,12 @@ def make_planner(config: MPCConfig, action_space: gym.Space) -> Planner[Any]:
     return ILQR(box, horizon, iterations=iterations)
 
 
-def _tree_search(config: MPCConfig, action_space: gym.Space) -> Planner[Any]:
+def _tree_search(config: MPCConfig, action_space: gym.Space, stochastic: bool) -> Planner[Any]:
     from planners.mcts import UCT, Gumbel, action_count
 
-    actions = action_count(action_space)
+    actions, simulations, horizon = action_count(action_space), config.population, config.horizon
     kind = UCT if config.planner == "uct" else Gumbel
-    return kind(actions, simulations=config.population, horizon=config.horizon, rollout=config.rollout)
+    return kind(actions, simulations, horizon=horizon, rollout=config.rollout, stochastic=stochastic)
 
 
 def true_dynamics(env: gym.Env, *, threads: int = 1) -> Dynamics[Any]:
@@ -59,8 +66,6 @@ def true_dynamics(env: gym.Env, *, threads: int = 1) -> Dynamics[Any]:
     """
     if task(env) is not None:
         return true_model(env, threads=threads)
-    from planners.env_copies import EnvCopies
-
     return EnvCopies(env)
 
 
@@ -68,16 +73,14 @@ def true_dynamics(env: gym.Env, *, threads: int = 1) -> Dynamics[Any]:
 class ModelPolicy:
     """MPC as a policy for one environment, with stable-baselines3's `predict`.
 
-    Where plans start from the state of the environment and not from its observation (MuJoCo, copies), the observation
-    that `predict` gets is left aside.
-
     Args:
         mpc: the controller.
-        env: the environment that is being played.
+        start: the state that plans start from, for an observation; None: the one that the observation determines.
+            For MuJoCo and for copies it is that of the environment as it stands.
     """
 
     mpc: MPC
-    env: gym.Env
+    start: Callable[[ArrayLike], Any] | None = None
 
     def predict(
         self,
@@ -86,11 +89,10 @@ class ModelPolicy:
         episode_start: ArrayLike | None = None,
         deterministic: bool = False,
     ) -> tuple[Any, MPCState]:
-        """The action [act] for the environment as it stands, and the state for the next call."""
-        model: Any = self.mpc.problem.dynamics
-        if not hasattr(model, "state_of"):
+        """The action for the environment as it stands, and the state for the next call."""
+        if self.start is None:
             return self.mpc.predict(observation, state, episode_start)
-        action, state = self.mpc.predict_from(model.state_of(self.env), state, episode_start)
+        action, state = self.mpc.predict_from(self.start(observation), state, episode_start)
         return action[0].numpy(), state
 
 
@@ -100,14 +102,16 @@ def make_policy(env: gym.Env, dynamics: Dynamics[Any], config: MPCConfig, *, see
     Raises:
         ValueError: a setting is out of range, or the planner is not for such actions.
     """
-    planner = make_planner(config, env.action_space)
-    problem = Problem(dynamics, config.discount, particles=config.particles)
+    model: Any = dynamics
+    copies = isinstance(model, EnvCopies)
     mpc = MPC(
-        planner,
-        problem,
+        make_planner(config, env.action_space, stochastic=copies),
+        Problem(dynamics, config.discount, particles=config.particles),
         seed=derive(seed, "plan"),
         replan_every=config.replan_every,
         deadline_ms=config.deadline_ms,
         delay=config.delay,
     )
-    return ModelPolicy(mpc, env)
+    if copies:
+        return ModelPolicy(mpc, lambda obs: model.state_of(env, obs))
+    return ModelPolicy(mpc, (lambda obs: model.state_of(env)) if hasattr(model, "state_of") else None)

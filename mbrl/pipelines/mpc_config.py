@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 PlannerName = Literal["random_shooting", "cem", "icem", "mppi", "predictive_sampling", "ilqr", "uct", "gumbel"]
+TREES = ("uct", "gumbel")
+"""Planners for discrete actions."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ DEFAULTS: dict[str, MPCConfig] = {
 }
 PRESETS: dict[tuple[str, str], MPCConfig] = {
     ("HalfCheetah-v5", "icem"): MPCConfig("icem", horizon=15, population=100, beta=0.25),
+    ("Pendulum-v1", "icem"): MPCConfig("icem", population=100, iterations=4, beta=1.0),
+    ("CartPole-v1", "uct"): MPCConfig("uct", population=100, horizon=50, rollout=20),
 }
 """Settings by environment and planner; docs/planners/simulator.md has what they reach."""
 

@@ -53,6 +53,21 @@ def test_ilqr_balances_the_pendulum_with_its_feedback(tmp_path):
     assert control("Pendulum-v1", config, steps=40, root=tmp_path).steps == 40
 
 
+@pytest.mark.parametrize("planner", ["uct", "gumbel"])
+def test_tree_search_controls_discrete_actions(planner, capsys, tmp_path):
+    chosen = ["--env-id", "CartPole-v1", "--planner", planner, "--steps", "15", "--population", "20"]
+    status, lines, _ = run(capsys, tmp_path, *chosen)
+    assert status == 0
+    assert lines[-1].startswith("return: 15.0 over 15 steps")
+
+
+def test_an_environment_without_a_task_is_its_own_model(capsys, tmp_path):
+    chosen = ["--env-id", "Acrobot-v1", "--planner", "uct", "--steps", "3", "--population", "8", "--rollout", "3"]
+    status, lines, _ = run(capsys, tmp_path, *chosen)
+    assert status == 0
+    assert lines[-1].startswith("return: -3.0 over 3 steps")
+
+
 def test_a_deadline_is_kept_or_counted(tmp_path):
     config = MPCConfig("cem", horizon=8, population=20, elites=4, iterations=10_000, deadline_ms=40.0)
     done = control("Pendulum-v1", config, steps=6, root=tmp_path)
@@ -96,6 +111,7 @@ def test_a_learned_model_controls_too(capsys, tmp_path):
         (["--env-id", "InvertedPendulum-v5", "--model", "nowhere"], "nowhere"),
         (["--env-id", "InvertedPendulum-v5", "--steps", "0"], "steps: expected at least 1, got 0"),
         (["--env-id", "InvertedPendulum-v5", "--knots", "-1"], "knots: expected 0"),
+        (["--env-id", "CartPole-v1"], "Discrete actions are for tree search"),
         (["--env-id", "Pendulum-v1", "--planner", "uct"], "tree search needs discrete actions"),
         (["--env-id", "Pendulum-v1", "--deadline-ms", "0"], "deadline_ms: expected a positive"),
     ],
