@@ -27,6 +27,7 @@ def test_the_readme_shows_the_examples_as_they_stand() -> None:
         ("learned_model", r"stayed up for (\d+) steps", 50),
         ("simulator_model", r"return ([\d.]+) in 50 steps", 20.0),
         ("own_planner", r"predicted return (-[\d.]+)", -8.0),
+        ("own_mujoco_model", r"the load hangs at ([\d.]+) m", 0.9),
     ],
 )
 def test_an_example_does_what_it_says(

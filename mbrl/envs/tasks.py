@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -118,12 +118,14 @@ def true_model(env: str | gym.Env, *, threads: int = 0) -> Simulator | FunctionD
     return FunctionDynamics(known.transition, known.reward, known.termination)
 
 
-def simulator(env: str | gym.Env, *, threads: int = 0) -> Simulator:
+def simulator(env: str | gym.Env, *, threads: int = 0, worlds: Sequence[Any] | None = None) -> Simulator:
     """MuJoCo itself as the model of a task, for `Problem`. Start plans from `simulator.state_of(env)`.
 
     Args:
         env: an environment of the library's tasks, or its id (as `make_env` makes it).
         threads: of MuJoCo; 0: one for each CPU core that the process may use.
+        worlds: models that the particles of a plan live in, such as `randomize_models(env.unwrapped.model, ...)` of
+            `planners.simulator_models` makes; None: the environment's own alone.
 
     Raises:
         ValueError: the library has no such task, or it is not one of MuJoCo's.
@@ -151,6 +153,7 @@ def simulator(env: str | gym.Env, *, threads: int = 0) -> Simulator:
         fields=physics.fields,
         carry=physics.carry,
         state_from_obs=physics.state_from_obs,
+        worlds=worlds,
     )
     if made is not None:
         made.close()

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mbrl.envs import make_env, simulator
 from planners import CEM, Box, Problem, evaluate_plans
 from planners.risk import mean, worst
-from planners.rows import map_rows
+from planners.rows import map_rows, repeat_rows
 from planners.simulator import Simulator
 from planners.simulator_models import load_model, randomize_models, sensor
 from planners.testing import check_dynamics
@@ -216,3 +217,21 @@ def test_divergence_is_found_with_data_too(tmp_path: Any, monkeypatch: pytest.Mo
         assert again.ok.all()
         assert step.reward.isfinite().all()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_worlds_of_a_known_task() -> None:
+    env = make_env("InvertedPendulum-v5")
+    env.reset(seed=0)
+
+    def heavier(model: Any, rng: np.random.Generator) -> None:
+        model.body_mass[2] *= 1 + rng.random()
+
+    worlds = randomize_models(env.unwrapped.model, heavier, 3)
+    model, action = simulator(env, threads=1, worlds=worlds), torch.full((3, 1), 0.5, dtype=torch.float64)
+    start = model.assign(repeat_rows(model.state_of(env), 3), 3, generator=torch.Generator())
+    _, step = model.step(start, action)
+    for j, world in enumerate(worlds):
+        alone = simulator(env, threads=1, worlds=[world])
+        assert torch.equal(alone.step(alone.state_of(env), action[:1])[1].obs[0], step.obs[j])
+    _, plain = simulator(env, threads=1).step(start, action)
+    assert (plain.obs[:, 1] - step.obs[:, 1]).abs().min() > 1e-6
