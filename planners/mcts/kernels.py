@@ -128,8 +128,10 @@ def _pick_bandit(t: Arrays, rule: Rule, b: int, n: int) -> int:
             q = (q - low) / span if visits > 0 else 0.0
         if rule.kind == PUCT:
             score = q + np.exp(t.logits[b, n, a]) * explore / (1 + visits)
-        else:
+        elif visits > 0:
             score = q + 2 * rule.exploration * np.sqrt(2 * explore / visits)
+        else:
+            score = np.inf
         if score > best:
             best, chosen = score, a
     return chosen

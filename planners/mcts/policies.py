@@ -59,8 +59,8 @@ def choose(rule: Rule, edges: Edges) -> Int[Tensor, "batch"]:
 
 def _uct(rule: Rule, edges: Edges) -> Tensor:
     count = 1 + edges.visits.sum(1, keepdim=True)
-    bonus = 2 * rule.exploration * (2 * count.double().log() / edges.visits).sqrt()  # inf where there are no visits
-    return _scaled(rule, edges) + bonus
+    bonus = 2 * rule.exploration * (2 * count.double().log() / edges.visits.clamp(min=1)).sqrt()
+    return torch.where(edges.visits > 0, _scaled(rule, edges) + bonus, torch.inf)
 
 
 def _puct(rule: Rule, edges: Edges) -> Tensor:
