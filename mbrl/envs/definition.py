@@ -46,6 +46,8 @@ class Task:
     """Bool [rows]; None: episodes never terminate."""
     objective: Reward | None = None
     """A shaped reward that planners may use instead of `reward`. Never a score: scores are the environment's."""
+    terminal_value: Callable[[Tensor], Tensor] | None = None
+    """`terminal_value(obs)` -> [rows]: for planners, where short plans would walk into a fall. Never a score."""
     ignored_inputs: tuple[int, ...] = ()
     """Observation indices that change nothing about what follows (a position on an endless floor): a model that
     predicts differences of observations should not read them."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mbrl.envs.definition import Fields, Physics, Task, clipped_state, never, within
+from mbrl.envs.terminal_values import hopper_stance
 
 Range = tuple[float, float]
 
@@ -115,6 +116,7 @@ def hopper(
         Physics(outcome, observe, None if hidden else state_from_obs),
         None if hidden else reward,
         terminated if terminate_when_unhealthy else None,
+        terminal_value=hopper_stance(first),
         ignored_inputs=() if hidden else (0,),
         hidden_end=hidden_end,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from mbrl.envs.tasks import task, true_model
 from mbrl.pipelines.mpc_config import TREES, MPCConfig
@@ -106,7 +107,7 @@ def make_policy(env: gym.Env, dynamics: Dynamics[Any], config: MPCConfig, *, see
     copies = isinstance(model, EnvCopies)
     mpc = MPC(
         make_planner(config, env.action_space, stochastic=copies),
-        Problem(dynamics, config.discount, particles=config.particles),
+        Problem(dynamics, config.discount, _terminal_value(env, config), particles=config.particles),
         seed=derive(seed, "plan"),
         replan_every=config.replan_every,
         deadline_ms=config.deadline_ms,
@@ -115,3 +116,12 @@ def make_policy(env: gym.Env, dynamics: Dynamics[Any], config: MPCConfig, *, see
     if copies:
         return ModelPolicy(mpc, lambda obs: model.state_of(env, obs))
     return ModelPolicy(mpc, (lambda obs: model.state_of(env)) if hasattr(model, "state_of") else None)
+
+
+def _terminal_value(env: gym.Env, config: MPCConfig) -> Callable[[Tensor], Tensor] | None:
+    if not config.terminal_value:
+        return None
+    known = task(env)
+    if known is None or known.terminal_value is None:
+        raise ValueError("terminal_value: expected False, for the library has none for this environment, got True")
+    return known.terminal_value

@@ -46,6 +46,8 @@ class MPCConfig:
     """Steps between the choice of an action and its execution."""
     discount: float = 1.0
     """Of planned rewards, per step."""
+    terminal_value: bool = False
+    """Add the task's value of a plan's last observation, where the library has one."""
     particles: int = 1
     """Rollouts of each plan, for models that are uncertain or stochastic."""
 
@@ -67,6 +69,7 @@ DEFAULTS: dict[str, MPCConfig] = {
 PRESETS: dict[tuple[str, str], MPCConfig] = {
     ("HalfCheetah-v5", "icem"): MPCConfig("icem", horizon=15, population=100, beta=0.25),
     ("Pendulum-v1", "icem"): MPCConfig("icem", population=100, iterations=4, beta=1.0),
+    ("Hopper-v5", "icem"): MPCConfig("icem", horizon=40, beta=0.0, knots=5, replan_every=2, terminal_value=True),
     ("CartPole-v1", "uct"): MPCConfig("uct", population=100, horizon=50, rollout=20),
 }
 """Settings by environment and planner; docs/planners/simulator.md has what they reach."""
