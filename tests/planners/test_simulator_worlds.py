@@ -213,10 +213,29 @@ def test_divergence_is_found_with_data_too(tmp_path: Any, monkeypatch: pytest.Mo
         assert step.reward.isnan().tolist() == [False, False, True, False]
         assert after.ok.tolist() == [True, True, False, True]
         assert torch.equal(after.physics[2], start.physics[2])
-        again, step = model.step(map_rows(lambda x: x[:2], after), torch.zeros(2, 1))
-        assert again.ok.all()
-        assert step.reward.isfinite().all()
+        for rows in (2, 4):  # neither the rows beside it nor the next simulation in its place suffer
+            well = map_rows(lambda x, rows=rows: x[:rows], model.reset(torch.zeros(4, 2)))
+            again, step = model.step(well, torch.zeros(rows, 1))
+            assert again.ok.all()
+            assert step.reward.isfinite().all()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reward_that_is_not_finite_ends_a_row_for_good() -> None:
+    """The root of a negative position: physics is well, the row is not."""
+    model = Simulator(
+        SLIDER.format(mass=1.0),
+        lambda before, action, after: (after["qpos"][:, 0].sqrt(), torch.zeros(len(action), dtype=torch.bool)),
+        state,
+        threads=1,
+        state_from_obs=lambda obs: (obs[:, :1], obs[:, 1:]),
+    )
+    start = model.reset(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    after, step = model.step(start, torch.zeros(2, 1))
+    assert step.reward.isnan().tolist() == [False, True]
+    assert after.ok.tolist() == [True, False]
+    assert torch.equal(after.physics[1], start.physics[1])
+    assert model.diverged == 1
 
 
 def test_worlds_of_a_known_task() -> None:
