@@ -100,8 +100,6 @@ def solve_backwards(
     k, failed = V.new_zeros(rows, act, 1), torch.zeros(rows, dtype=torch.bool, device=V.device)
     steps, slopes, curvatures, clamped = [], [], [], []
     for t in reversed(range(horizon)):
-        if ends:
-            V = torch.where(model.alive[t + 1][:, None, None], V, 0.0)
         Q = torch.baddbmm(costs[t], torch.bmm(back[t], V), forth[t])
         if model.curvature is not None:
             extra = torch.bmm(V[:, :1, 1:], model.curvature[t].flatten(2))

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from planners import ILQR, MPC, Box, FunctionDynamics, Problem, Reason, Step, evaluate_plans, lqr
 from planners.ilqr import ILQRMemory
+from planners.ilqr_model import LocalModel
+from planners.ilqr_passes import solve_backwards
 from planners.planner import Plan
 from planners.risk import worst
 from planners.testing import check_planner, lq_reference
@@ -328,3 +330,41 @@ def test_problems_that_are_not_for_ilqr_are_refused() -> None:
 def test_bad_hyperparameters_are_named(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
         ILQR(**{"box": Box(-1.0, 1.0), "horizon": 3, **arguments})
+
+
+def test_regularisation_bends_the_gains_and_not_the_cost_to_go() -> None:
+    """Two steps by the textbook: gains from the regularised blocks, V from the plain ones with the full formula."""
+    jacobian, gradient = random(2, 1, 3, 5, seed=1), random(2, 1, 5, seed=2)
+    root = random(2, 1, 5, 5, seed=3)
+    hessian, alive = root @ root.mT + torch.eye(5).double(), torch.ones(3, 1, dtype=torch.bool)
+    V, v = torch.eye(3).double()[None], random(1, 3, seed=4)
+    model = LocalModel(jacobian, gradient, hessian, v, V, None, alive)
+    policy = solve_backwards(model, torch.full((1,), 0.7).double(), None, torch.ones(1, dtype=torch.bool))
+    V, v = V[0], v[0]
+    for t in (1, 0):
+        F, C, c = jacobian[t, 0], hessian[t, 0], gradient[t, 0]
+        Q, q = C + F.T @ V @ F, c + F.T @ v
+        Quu, Qux, qu = Q[3:, 3:], Q[3:, :3], q[3:]
+        regular = Quu + 0.7 * torch.eye(2).double()
+        K, k = -torch.linalg.solve(regular, Qux), -torch.linalg.solve(regular, qu)
+        torch.testing.assert_close(policy.gains[t, 0], K)
+        torch.testing.assert_close(policy.feedforward[t, 0], k)
+        V = Q[:3, :3] + Qux.T @ K + K.T @ Qux + K.T @ Quu @ K
+        v = q[:3] + Qux.T @ k + K.T @ qu + K.T @ Quu @ k
+
+
+def test_no_step_is_taken_that_does_not_pay() -> None:
+    """Derivatives of the wrong sign promise what does not come: iLQR stays where it is, and says so."""
+
+    class Wrong(FunctionDynamics):
+        def expand(self, state, action):  # type: ignore[no-untyped-def]
+            expansion = super().expand(state, action)
+            return expansion._replace(reward_gradient=-expansion.reward_gradient)
+
+    problem = Problem(Wrong(lambda x, u: x + u, lambda x, u, y: -y.square().sum(1)))
+    start = torch.ones(1, 1, dtype=torch.float64)
+    plan = solve(ILQR(Box(-2.0, 2.0), 3), problem, start)
+    assert plan.info.reason.tolist() == [Reason.STUCK]
+    assert plan.info.iterations.tolist() == [0]
+    assert not bool(plan.actions.any())
+    assert bool((plan.info.values == -3).all())
