@@ -338,6 +338,20 @@ def test_proposals_that_are_not_finite_spoil_nothing():
     plan = make_plan(MPPI(BOX, 4, 40, temperature=0.3, proposals=broken), PROBLEM, START)
     assert bool(plan.valid.all())
     assert bool(plan.actions.isfinite().all())
+    assert bool(plan.memory.mean.isfinite().all())
+    assert bool(plan.info.elite_spread.isfinite().all())
+
+
+def test_a_proposal_becomes_the_nearest_sequence_of_knots(populations):
+    """Zero-order knots: each holds the mean of the policy's actions over its steps."""
+    policy = Proposals(lambda obs, g: 0.5 * obs, plans=1)
+    make_plan(PredictiveSampling(BOX, 6, 5, knots=Knots(3, "zero"), proposals=policy), PROBLEM, START)
+    x, actions = START, []
+    for _ in range(6):
+        actions.append(0.5 * x)
+        x = transition(x, actions[-1])
+    held = torch.stack(actions, 1).view(4, 3, 2, 2).mean(2).repeat_interleave(2, dim=1)
+    torch.testing.assert_close(populations[0][0][:, -1], BOX.clamp(held))
 
 
 def test_terminal_values_count():
