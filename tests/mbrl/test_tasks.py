@@ -12,6 +12,7 @@ from mbrl.envs import Task, make_env, simulator, task, true_model, verify
 from mbrl.types import TransitionBatch
 from planners import FunctionDynamics
 from planners.simulator import Simulator
+from planners.testing import check_dynamics
 
 OBSERVED = [
     "mbrl/CartPoleSwingUp-v0", "Pendulum-v1", "CartPole-v1", "InvertedPendulum-v5", "InvertedDoublePendulum-v5",
@@ -81,6 +82,19 @@ def test_a_formula_replays_the_environment(env_id: str) -> None:
             if terminated or truncated:
                 break
         assert terminated or truncated
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+def test_formulas_obey_the_laws_of_dynamics(env_id: str, dtype: torch.dtype) -> None:
+    stream = torch.Generator().manual_seed(0)
+    if env_id == "CartPole-v1":
+        obs, actions = 0.1 * torch.randn(6, 4, generator=stream), torch.randint(2, (4, 6), generator=stream)
+    else:
+        angle = 6 * torch.rand(6, generator=stream)
+        obs = torch.stack([angle.cos(), angle.sin(), torch.randn(6, generator=stream)], 1)
+        actions = (6 * torch.rand(4, 6, 1, generator=stream) - 3).to(dtype)  # beyond the bounds of 2, too
+    check_dynamics(true_model(env_id), obs.to(dtype), actions, particles=3)
 
 
 def test_true_models() -> None:
