@@ -37,8 +37,12 @@ class Dynamics(Protocol[State]):
     """A model of an environment. `State` is a tensor or a NamedTuple of tensors with rows leading.
 
     Rows are independent: a row's result never depends on the contents of other rows, and the number of random draws
-    depends on the number of rows alone. A model whose episodes never terminate may say so with an attribute
-    `endless = True`: planners then do not look at `terminated`.
+    depends on the number of rows alone.
+
+    Two things more a model may have, for speed. An attribute `endless = True` says that its episodes never terminate:
+    planners then do not look at `terminated`. A method `unroll(state, actions, generator=)` takes actions
+    [steps, rows, act] and returns what as many calls of `step` would: the last state, and a `Step` of tensors with
+    steps in front.
     """
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> State:
@@ -150,6 +154,22 @@ class FunctionDynamics:
             check_result("termination", terminated, rows, torch.bool)
             self._checked = True
         return next_state, Step(next_state, reward, terminated)
+
+    def unroll(self, state: Tensor, actions: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Step]:
+        """Several steps: rewards and ends of all of them in one call of their functions."""
+        if not self._checked:  # without moving the draws
+            self.step(state, actions[0], generator=None if generator is None else generator.clone_state())
+        path = [state]
+        for action in actions.unbind(0):
+            next_state = self.transition(path[-1], action)
+            if self.noise is not None and generator is not None:
+                next_state = next_state + self.noise(path[-1], action, generator)
+            path.append(next_state)
+        states, shape = torch.stack(path), actions.shape[:2]
+        before, after, flat = states[:-1].flatten(0, 1), states[1:].flatten(0, 1), actions.flatten(0, 1)
+        reward, ends = self.reward(before, flat, after).view(shape), self.termination
+        terminated = self._no_ends(flat) if ends is None else ends(before, flat, after)
+        return path[-1], Step(states[1:], reward, terminated.view(shape))
 
     def _no_ends(self, state: Tensor) -> Tensor:
         """False for each row, made once for each number of rows: beside a short function, it would cost time."""

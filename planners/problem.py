@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from planners.dynamics import Dynamics
+from planners.dynamics import Dynamics, Step
 from planners.risk import Risk, mean
 from planners.rows import repeat_rows
+from planners.unroll import steps_at_once, unroll
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,19 @@ def evaluate_plans(
     endless = getattr(problem.dynamics, "endless", False)
     alive = torch.ones(rows, dtype=torch.bool, device=actions.device)
     weight = 1.0
-    for action in by_step.unbind(0):
-        state, step = problem.dynamics.step(state, action, generator=generator)
-        reward = _marked(step.reward, step.obs)
-        returns = returns.add(reward if endless else torch.where(alive, reward, 0.0), alpha=weight)
-        alive = alive if endless else alive > step.terminated
-        weight *= problem.discount
+    for block in by_step.split(steps_at_once(problem.dynamics, rows)):
+        state, steps = unroll(problem.dynamics, state, block, generator=generator)
+        for reward, ended in zip(_marked(steps).unbind(0), steps.terminated.unbind(0), strict=True):
+            returns = returns.add(reward if endless else torch.where(alive, reward, 0.0), alpha=weight)
+            alive = alive if endless else alive > ended
+            weight *= problem.discount
     if problem.terminal_value is not None:
-        value = problem.terminal_value(step.obs)
+        obs = steps.obs[-1]
+        value = problem.terminal_value(obs)
         if value.shape != returns.shape:
             raise ValueError(f"terminal_value: expected shape [{rows}], one number a row, got {list(value.shape)}")
-        returns = returns.add(torch.where(alive, _marked(value, step.obs), 0.0), alpha=weight)
+        last = _marked(Step(obs, value, alive))
+        returns = returns.add(torch.where(alive, last, 0.0), alpha=weight)
 
     shape = (batch, plans, particles)
     valid = returns.isfinite().view(shape)
@@ -104,12 +107,14 @@ def evaluate_plans(
     return Evaluation(torch.where(valid, scores, -torch.inf), valid)
 
 
-def _marked(reward: Tensor, obs: Tensor) -> Tensor:
-    """The reward; not finite where the observation is not.
+def _marked(step: Step) -> Tensor:
+    """The reward [..., rows]; not finite where the observation is not.
 
     A sum is not finite if a term is not, and nothing that is added later makes a return finite again: so the returns
     carry the mark of an invalid row, and no mask has to be kept beside them from step to step.
     """
+    obs, reward = step.obs, step.reward
     if obs.dtype == reward.dtype:  # one pass over the observations: 0 times what is not finite is NaN
-        return torch.addmv(reward, obs, obs.new_zeros(obs.shape[1]))
+        zeros = obs.new_zeros(obs.shape[-1])
+        return torch.addmv(reward.flatten(), obs.flatten(0, -2), zeros).view(reward.shape)
     return torch.add(reward, obs.sum(-1), alpha=0)

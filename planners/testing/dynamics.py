@@ -20,6 +20,7 @@ from planners.testing.laws import (
     with_nan_rows,
     with_other_rows,
 )
+from planners.testing.unroll import check_shortcuts
 
 
 def check_dynamics(
@@ -38,7 +39,8 @@ def check_dynamics(
     drawn from; without a generator the mean transition is deterministic (or ValueError says that there is none); the
     contents of other rows, NaN included, change neither a row's result nor the number of draws. At the start: `reset`
     inverts `observe` (or raises ValueError), refuses a single observation, and `assign` makes row i the particle
-    `i % particles`, with the same member, world and noise as the other rows of that particle.
+    `i % particles`, with the same member, world and noise as the other rows of that particle. Where the model has an
+    `unroll` or is `endless`, these agree with its steps.
 
     Args:
         dynamics: the part to check.
@@ -66,6 +68,7 @@ def check_dynamics(
     generator = seeded(seed, actions.device)
     obs = _check_reset(dynamics, start, rows)
     state = _check_assign(dynamics, start, particles, generator)
+    first = state
     for t, action in enumerate(actions):
         before = generator.clone_state()
         next_state = _check_step(dynamics, state, action, obs, generator, t)
@@ -74,6 +77,7 @@ def check_dynamics(
         if shared_noise:
             _check_particles(dynamics, state, action, particles, before, t)
         state = next_state
+    check_shortcuts(dynamics, first, actions, seed=seed)
 
 
 def check_smooth(

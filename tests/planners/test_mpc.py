@@ -289,6 +289,9 @@ def test_a_deadline_stops_before_the_iteration_that_would_be_late(seconds, itera
     problem = Problem(FunctionDynamics(clock.transition, reward))
     start = torch.as_tensor(OBS)
     memory = planner.init(problem, start, generator=torch.Generator())
+    problem.dynamics.step(
+        start, torch.zeros(3, 1, dtype=start.dtype)
+    )  # what is checked at the first step takes one more
     stop = Deadline(clock(), seconds, clock)
     plan = planner.plan(problem, start, memory, generator=torch.Generator(), stop=stop)
     assert plan.info.iterations.tolist() == [iterations] * 3

@@ -172,7 +172,7 @@ def test_an_observation_that_is_not_finite_shows_in_its_own_row_alone(size, bad,
     for column in {0, size // 2, size - 1}:
         broken = obs.clone()
         broken[4, column] = bad
-        marked = _marked(reward, broken)
+        marked = _marked(Step(broken, reward, reward > 9))
         assert not marked[4].isfinite()
         keep = torch.arange(7) != 4
         torch.testing.assert_close(marked[keep], reward[keep], rtol=0, atol=0)

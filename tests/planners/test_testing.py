@@ -303,3 +303,21 @@ def test_differences_are_told_by_path_and_row():
     with pytest.raises(AssertionError, match=r"A law: state.obs differs in row 2: \[0.0, 1.0\] against \[0.0, 0.0\]"):
         require_same("A law", "state", other, state)
     require_same("A law", "state", other, state, rows=torch.tensor([True, True, False]))
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_planted_unroll_that_is_not_the_steps(draws):
+    class Wrong(Particles):
+        def unroll(self, state, actions, *, generator=None):
+            for _ in range(draws):  # once is the right number of draws, for the last of the steps alone
+                after, step = self.step(state, actions[0], generator=generator)
+            steps = [step] * len(actions)
+            return after, Step(*(torch.stack(parts) for parts in zip(*steps, strict=True)))
+
+    fails(Wrong(), "unroll equals the steps one by one")
+
+
+def test_planted_end_of_an_endless_model():
+    dynamics = FunctionDynamics(transition, reward, lambda x, u, y: y[:, 0] == y[:, 0])
+    dynamics.endless = True
+    fails(dynamics, "An endless model never terminates")
