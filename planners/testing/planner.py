@@ -10,6 +10,7 @@ from planners.dynamics import FunctionDynamics
 from planners.planner import Plan, Planner
 from planners.problem import Problem, evaluate_plans
 from planners.rows import first_leaf
+from planners.testing.discrete import check_discrete
 from planners.testing.laws import (
     copy,
     named_leaves,
@@ -33,7 +34,8 @@ def check_planner(planner: Planner[Any], problem: Problem, start: Any, *, seed: 
     is the score of `actions` where the problem is deterministic. On probes with the planner's box and horizon: it
     improves on its start, rewards after an end count for nothing, candidates with a NaN or infinite reward or
     observation never win, and an element without a valid candidate has `valid` False and `value` -inf and leaves its
-    neighbours and its own memory intact. The probes are for continuous actions; discrete planners skip them.
+    neighbours and its own memory intact. Planners of discrete actions meet like probes (`testing.discrete`), with
+    as many actions as their field `actions` says, or two.
 
     Args:
         planner: the part to check. With a budget of dozens of candidates or more: the probes need no luck then.
@@ -53,6 +55,7 @@ def check_planner(planner: Planner[Any], problem: Problem, start: Any, *, seed: 
     _check_action(planner, problem, start, plan)
     _check_shift(planner, problem, start, plan, seed)
     if not plan.actions.is_floating_point():
+        check_discrete(planner, getattr(planner, "actions", 2), plan.value, seed)
         return
     box = _box(planner, plan)
     horizon, like = plan.actions.shape[1], plan.actions

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from planners import PUCT, UCT, Box, FunctionDynamics, Gumbel, Problem
+from planners import PUCT, UCT, FunctionDynamics, Gumbel, Problem
 from planners.mcts import Leaf, Rollouts, action_count
 from planners.mcts.policies import GUMBEL, Edges, Rule, choose, halving_schedule, improved_policy, sigma
 from planners.mcts.policies import PUCT as PUCT_RULE
@@ -221,3 +221,115 @@ def test_a_reused_subtree_equals_the_same_simulations_at_once(kind, compiled):
         assert torch.equal(alone.info.visits[0], reused.info.visits[row])
         torch.testing.assert_close(alone.info.q[0], reused.info.q[row], rtol=0, atol=1e-12, equal_nan=True)
         assert torch.equal(alone.actions[0], reused.actions[row])
+
+
+@pytest.mark.parametrize("kind", [UCT, PUCT])
+def test_one_plan_of_2n_simulations_equals_two_of_n(kind):
+    at_once = make_plan(kind(3, simulations=40, capacity=100, evaluator=Critic()))
+    half = kind(3, simulations=20, capacity=100, evaluator=Critic())
+    twice = make_plan(half, memory=make_plan(half).memory)
+    assert torch.equal(twice.info.visits, at_once.info.visits)
+    torch.testing.assert_close(twice.info.q, at_once.info.q, rtol=0, atol=0, equal_nan=True)
+
+
+def test_two_players_find_the_minimax_value():
+    """Depth 4, the sides in turn: with exact leaves and enough simulations the tree is the whole game."""
+
+    def minimax(x, depth):
+        if depth == 4:
+            return 0.0
+        outcomes = []
+        for a in range(3):
+            after, step = PATHS.dynamics.step(x, torch.tensor([a]))
+            outcomes.append(float(step.reward) + 0.9 * minimax(after, depth + 1))
+        return min(outcomes) if depth % 2 else max(outcomes)
+
+    plan = make_plan(UCT(3, simulations=1500, evaluator=Opponent(), backup="max", exploration=1.5))
+    expected = [minimax(row[None], 0) for row in START]
+    assert plan.value.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_masked_action_is_never_taken():
+    plan = make_plan(PUCT(3, simulations=60, evaluator=Masked()))
+    assert plan.info.visits[:, 0].tolist() == [0] * 4
+    assert plan.info.visits[[1, 3], 1].tolist() == [0, 0]
+    assert (plan.memory.tree.visits[..., 0] == 0).all()
+    assert plan.info.weights[:, 0].tolist() == [0] * 4
+
+
+def test_dirichlet_noise_moves_the_priors_of_the_root_alone():
+    planner = PUCT(3, simulations=200, noise_fraction=0.9, noise_concentration=0.3, evaluator=Critic())
+    one, same, other = make_plan(planner), make_plan(planner), make_plan(planner, seed=1)
+    assert torch.equal(one.info.visits, same.info.visits)
+    assert not torch.equal(one.info.visits, other.info.visits)
+    torch.testing.assert_close(one.memory.noise.sum(1), torch.full((4,), 0.9, dtype=torch.float64))
+    plain = make_plan(PUCT(3, simulations=200, evaluator=Critic()))
+    torch.testing.assert_close(one.memory.tree.logits[:, 0], plain.memory.tree.logits[:, 0])
+
+
+def test_a_full_tree_goes_on_and_says_so():
+    small, large = (make_plan(UCT(3, simulations=60, evaluator=Critic(), capacity=n)) for n in (5, 200))
+    assert small.info.full.all()
+    assert not large.info.full.any()
+    assert small.info.nodes.tolist() == [5] * 4
+    assert small.info.visits.sum(1).tolist() == large.info.visits.sum(1).tolist() == [60] * 4
+
+
+def test_an_unforeseen_state_starts_a_new_tree():
+    planner = UCT(3, simulations=30, evaluator=Critic())
+    first = make_plan(planner)
+    memory = planner.advance(PATHS, first.memory, first.actions[:, 0], START)
+    elsewhere = START + 0.5
+    plan = make_plan(planner, start=elsewhere, memory=memory)
+    assert torch.equal(plan.info.visits, make_plan(planner, start=elsewhere).info.visits)
+
+
+def test_rollouts_by_hand():
+    problem = Problem(PATHS.dynamics, discount=0.5, terminal_value=lambda obs: 10 + obs[:, 0])
+    evaluator = Rollouts(problem, 3, depth=2, policy=lambda obs, g: torch.ones(len(obs), dtype=torch.long))
+    x = START[:1]
+    one, first = problem.dynamics.step(x, torch.tensor([1]))
+    _, second = problem.dynamics.step(one, torch.tensor([1]))
+    leaf = evaluator.evaluate(x, x, generator=generator())
+    assert leaf.value.item() == pytest.approx(float(first.reward + 0.5 * second.reward + 0.25 * 12))
+    late = torch.tensor([[3.0, 0.0]], dtype=torch.float64)  # the next step ends the episode: no value after it
+    _, last = problem.dynamics.step(late, torch.tensor([1]))
+    assert evaluator.evaluate(late, late, generator=generator()).value.item() == pytest.approx(float(last.reward))
+
+
+def test_bad_input():
+    class NoAction(Critic):
+        def evaluate(self, state, obs, *, generator):
+            leaf = super().evaluate(state, obs, generator=generator)
+            return leaf._replace(mask=(obs[:, :1] < self.limit).expand(-1, 3))
+
+    for limit in (0, 1):  # at the root, and one step further
+        evaluator = NoAction()
+        evaluator.limit = limit
+        for compiled in (True, False):
+            with pytest.raises(ValueError, match="mask: expected a valid action in every state"):
+                make_plan(PUCT(3, evaluator=evaluator, compiled=compiled))
+
+    class Crooked:
+        def evaluate(self, state, obs, *, generator):
+            return Leaf(obs[:, :1], obs[:, 0])
+
+    with pytest.raises(ValueError, match=r"evaluator: expected floating-point logits of shape \[4, 3\]"):
+        make_plan(PUCT(3, evaluator=Crooked()))
+    with pytest.raises(ValueError, match="problem: tree search maximises the mean"):
+        make_plan(UCT(3), Problem(PATHS.dynamics, particles=4))
+    with pytest.raises(ValueError, match="problem: tree search maximises the mean"):
+        make_plan(UCT(3), Problem(PATHS.dynamics, risk=worst))
+    for wrong in ({"simulations": 0}, {"capacity": 0}, {"exploration": 0.0}, {"horizon": 0}, {"backup": "min"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            UCT(3, **wrong)
+
+
+def test_action_spaces():
+    assert action_count(gym.spaces.Discrete(5)) == 5
+    with pytest.raises(ValueError, match="for continuous actions use CEM, iCEM or MPPI"):
+        action_count(gym.spaces.Box(-1, 1, (2,)))
+    with pytest.raises(ValueError, match="expected actions from 0"):
+        action_count(gym.spaces.Discrete(3, start=1))
+    with pytest.raises(ValueError, match="for discrete actions use tree search"):
+        Box.from_space(gym.spaces.Discrete(2))

@@ -1,0 +1,143 @@
+"""Copies of environments: they step as the environment does, share nothing with it, and refuse what can't be copied."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from planners import UCT, Problem
+from planners.env_copies import EnvCopies
+from planners.rows import map_rows
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "Acrobot-v1"])
+def test_a_deterministic_environment_steps_as_its_copy(env_id):
+    env = gym.make(env_id)
+    model = EnvCopies(env, deterministic=True)
+    obs, _ = env.reset(seed=1)
+    env.action_space.seed(0)
+    state = model.state_of(env, obs)
+    for _ in range(10):
+        action = env.action_space.sample()
+        obs, reward, terminated, _, _ = env.step(action)
+        state, step = model.step(state, torch.as_tensor(np.asarray(action))[None])
+        assert np.array_equal(step.obs[0].numpy(), obs.astype(np.float64))
+        assert float(step.reward) == pytest.approx(float(reward), abs=0)
+        assert bool(step.terminated) == terminated
+    fresh = model.state_of(env, obs)
+    assert torch.equal(fresh.blob, state.blob)  # the same state, byte by byte, wrappers' counters included
+
+
+def test_states_are_values_and_rows_independent():
+    env = gym.make("CartPole-v1")
+    model = EnvCopies(env, deterministic=True)
+    obs, _ = env.reset(seed=1)
+    one = model.state_of(env, obs)
+    state = map_rows(lambda x: x.repeat_interleave(3, 0), one)
+    after, _ = model.step(state, torch.tensor([0, 1, 0]))
+    assert torch.equal(after.obs[0], after.obs[2])
+    assert not torch.equal(after.obs[0], after.obs[1])
+    again, _ = model.step(state, torch.tensor([0, 1, 0]))
+    assert torch.equal(again.blob, after.blob)
+    untouched = env.unwrapped.state
+    assert np.array_equal(np.asarray(untouched, dtype=np.float32), obs)
+
+
+def test_every_step_has_a_stream_of_its_own():
+    """FrozenLake slips: copies must not share the environment's luck, and outcomes follow the generator alone."""
+    env = gym.make("FrozenLake-v1", is_slippery=True)
+    model = EnvCopies(env, fields=("s", "lastaction"))
+    obs, _ = env.reset(seed=0)
+    before = env.unwrapped.np_random.bit_generator.state
+    state = map_rows(lambda x: x.repeat_interleave(300, 0), model.state_of(env, obs))
+    action = torch.full((300,), 2)
+    _, step = model.step(state, action, generator=generator())
+    _, same = model.step(state, action, generator=generator())
+    _, other = model.step(state, action, generator=generator(1))
+    assert torch.equal(step.obs, same.obs)
+    assert not torch.equal(step.obs, other.obs)
+    share = torch.bincount(step.obs[:, 0].long(), minlength=16) / 300
+    assert share[[0, 1, 4]].tolist() == pytest.approx([1 / 3] * 3, abs=0.09)
+    assert env.unwrapped.np_random.bit_generator.state == before
+
+
+def test_ended_rows_stay_as_they_are():
+    env = gym.make("FrozenLake-v1", is_slippery=False)
+    model = EnvCopies(env, deterministic=True)
+    obs, _ = env.reset(seed=0)
+    state = model.state_of(env, obs)
+    for move in (1, 2):  # down, then right: a hole
+        state, step = model.step(state, torch.tensor([move]))
+    assert step.obs.tolist() == [[5.0]]
+    assert bool(step.terminated)
+    later, step = model.step(state, torch.tensor([2]))
+    assert torch.equal(later.blob, state.blob)
+    assert bool(step.terminated)
+    assert float(step.reward) == 0
+
+
+def test_tree_search_on_copies_crosses_the_lake():
+    env = gym.make("FrozenLake-v1", is_slippery=False)
+    problem = Problem(EnvCopies(env, deterministic=True, fields=("s", "lastaction")), discount=0.9)
+    planner = UCT(4, simulations=150, rollout=5, backup="max")
+    obs, _ = env.reset(seed=0)
+    env.step(1), env.step(1)
+    obs, *_ = env.step(2)
+    state = problem.dynamics.state_of(env, obs)
+    memory, total = planner.init(problem, state, generator=generator()), 0.0
+    for _ in range(10):
+        plan = planner.plan(problem, state, memory, generator=generator())
+        memory = planner.advance(problem, plan.memory, plan.actions[:, 0], state)
+        obs, reward, ended, *_ = env.step(int(plan.actions[0, 0]))
+        total += float(reward)
+        if ended:
+            break
+        state = problem.dynamics.state_of(env, obs)
+    assert total == 1.0
+
+
+class Hidden(gym.Env):
+    """What a step changes lies outside the environment's attributes."""
+
+    counter = [0]  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 1000, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1), {}
+
+    def step(self, action):
+        self.counter[0] += 1
+        return np.array([float(self.counter[0])]), 0.0, False, False, {}
+
+
+class Unpicklable(Hidden):
+    def __init__(self):
+        self.function = lambda: 0
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"Hopper.* rests on MuJoCo.*planners.simulator"):
+        EnvCopies(gym.make("Hopper-v5"))
+    with pytest.raises(ValueError, match="can't be copied: from a copy of its attributes the same step"):
+        EnvCopies(Hidden())
+    with pytest.raises(ValueError, match="can't be copied"):
+        EnvCopies(Unpicklable())
+    with pytest.raises(ValueError, match="expected one gymnasium"):
+        EnvCopies(object())
+    env = gym.make("CartPole-v1")
+    model = EnvCopies(env)
+    obs, _ = env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"no mean transition; plan with stochastic=True"):
+        model.step(model.state_of(env, obs), torch.tensor([0]))
+    with pytest.raises(ValueError, match="does not determine the state"):
+        model.reset(torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="expected the wrappers of"):
+        model.state_of(env.unwrapped, obs)
+    with pytest.raises(ValueError, match="room: a state takes"):
+        EnvCopies(env, room=10)
