@@ -52,7 +52,7 @@ class Box:
         """
         if getattr(space, "n", None) is not None:
             raise ValueError(
-                f"space: expected continuous actions, got {space}; for discrete actions use tree search: UCT, PUCT or "
+                f"space: expected a gymnasium.spaces.Box, got {space}; for discrete actions use tree search: UCT, PUCT or "
                 "Gumbel of planners.mcts"
             )
         low, high = getattr(space, "low", None), getattr(space, "high", None)

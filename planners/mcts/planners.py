@@ -245,7 +245,7 @@ def action_count(space: Any) -> int:
     n, first = getattr(space, "n", None), getattr(space, "start", 0)
     if getattr(space, "low", None) is not None:
         raise ValueError(
-            f"space: tree search needs discrete actions, got {space}; for continuous ones use CEM, iCEM or MPPI"
+            f"space: tree search needs discrete actions, got {space}; for continuous actions use CEM, iCEM or MPPI"
         )
     if n is None or not isinstance(first, int | np.integer):
         raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from planners import PUCT, UCT, FunctionDynamics, Gumbel, Problem
+from planners import PUCT, UCT, Box, FunctionDynamics, Gumbel, Problem
 from planners.mcts import Leaf, Rollouts, action_count
 from planners.mcts.policies import GUMBEL, Edges, Rule, choose, halving_schedule, improved_policy, sigma
 from planners.mcts.policies import PUCT as PUCT_RULE
