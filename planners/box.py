@@ -52,8 +52,8 @@ class Box:
         """
         if getattr(space, "n", None) is not None:
             raise ValueError(
-                f"space: expected a gymnasium.spaces.Box, got {space}; for discrete actions use tree search: UCT, PUCT or "
-                "Gumbel of planners.mcts"
+                f"space: expected a gymnasium.spaces.Box, got {space}; for discrete actions use tree search: "
+                "UCT, PUCT or Gumbel of planners.mcts"
             )
         low, high = getattr(space, "low", None), getattr(space, "high", None)
         if low is None or high is None:
