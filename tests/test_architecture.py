@@ -28,8 +28,8 @@ RANK = {
 # The parts of an experiment that pipelines receive as arguments know nothing of pipelines.
 KNOW_NO_PIPELINES = ("mbrl.experiments.run", "mbrl.experiments.checkpoint")
 TOUCH_SIMULATORS = ("planners.simulator", "planners.env_copies")
-COMPILE = ("planners.mcts.compiled", "planners.mcts.kernels", "planners.mcts.kernels_native")
-"""What needs numba, which is optional: nothing else imports these at its top."""
+COMPILE = ("planners.mcts.kernels", "planners.mcts.kernels_native")
+"""What needs numba, which is optional."""
 ALLOWED_IN_PLANNERS = {"planners", "torch", "numpy", "scipy", "jaxtyping"}
 
 
@@ -86,6 +86,8 @@ def _allowed_in_planners(name: str, top: str) -> bool:
         return True  # told already, as an arrow against the order
     if top in ("mujoco", "gymnasium"):
         return name.startswith(TOUCH_SIMULATORS)
+    if top == "numba":
+        return name in COMPILE
     return top in ALLOWED_IN_PLANNERS or top in sys.stdlib_module_names
 
 
