@@ -32,6 +32,9 @@ WEIGHTS = 0.3 * torch.randn(ACTIONS, STATE, STATE, generator=torch.Generator().m
 class TorchModel:
     """s' = tanh(s W_a), reward s'[0]."""
 
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.weights = WEIGHTS.to(dtype)
+
     def reset(self, obs: Tensor) -> Tensor:
         return obs
 
@@ -42,7 +45,7 @@ class TorchModel:
         return state
 
     def step(self, state: Tensor, action: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Step]:
-        after = torch.bmm(state[:, None], WEIGHTS[action].to(state))[:, 0].tanh()
+        after = torch.bmm(state[:, None], self.weights[action])[:, 0].tanh()
         return after, Step(after, after[:, 0], torch.zeros(len(after), dtype=torch.bool))
 
 
@@ -81,9 +84,13 @@ def searches(simulations: int) -> dict[str, Callable[[Tensor], Any]]:
     native, critic = compiled_parts()
     parts = {
         "compiled": (native, PUCT(ACTIONS, simulations, evaluator=critic, reuse=False), torch.float64),
-        "torch_model": (TorchModel(), PUCT(ACTIONS, simulations, evaluator=TorchCritic(), reuse=False), torch.float32),
+        "torch_model": (
+            TorchModel(torch.float32),
+            PUCT(ACTIONS, simulations, evaluator=TorchCritic(), reuse=False),
+            torch.float32,
+        ),
         "tensors": (
-            TorchModel(),
+            TorchModel(torch.float32),
             PUCT(ACTIONS, simulations, evaluator=TorchCritic(), reuse=False, compiled=False),
             torch.float32,
         ),
@@ -107,7 +114,8 @@ def agree() -> float:
     start = torch.randn(8, STATE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     native, critic = compiled_parts()
     plans = []
-    contestants = [(native, critic, True), (TorchModel(), TorchCritic(), True), (TorchModel(), TorchCritic(), False)]
+    torch_model = TorchModel(torch.float64)
+    contestants = [(native, critic, True), (torch_model, TorchCritic(), True), (torch_model, TorchCritic(), False)]
     for model, evaluator, compiled in contestants:
         problem, planner = Problem(model, discount=0.99), PUCT(ACTIONS, 100, evaluator=evaluator, compiled=compiled)
         g = torch.Generator().manual_seed(0)

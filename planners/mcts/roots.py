@@ -34,7 +34,8 @@ def reach(problem: Problem, memory: SearchMemory, obs: Tensor) -> SearchMemory:
         found = torch.where(here, slot, found)
         slot = torch.where(here | ~moved | (slot < 0), NONE, tree.sibling[rows, slot.clamp(min=0)])
     same = found == 0
-    tree = map_rows(lambda x: x.clone(), tree) if bool(same.all()) else subtree(tree, found)
+    stays = bool((same | (tree.size == 0)).all())
+    tree = map_rows(lambda x: x.clone(), tree) if stays else subtree(tree, found)
     none = torch.full_like(pending, NONE)
     return memory._replace(
         tree=tree, pending=none, choice=torch.where(same, memory.choice, none), noisy=memory.noisy & same

@@ -28,7 +28,7 @@ from planners.mcts.results import decide, principal_line, result_of
 from planners.mcts.roots import NoiseSource, check_masks, draw_noise, mixed_priors, plant, reach, root_of
 from planners.mcts.tensors import Arrival, Limits, Root, TensorEngine
 from planners.mcts.tree import NONE, Tree, clear_last, flat_states
-from planners.planner import Plan
+from planners.planner import Plan, never
 from planners.problem import Problem
 from planners.risk import mean
 from planners.rows import map_rows, where_rows
@@ -90,7 +90,7 @@ def _simulate(
         if (functions := native_functions(problem, evaluator)) is not None:
             native = NativeSearch(functions, tree, rule, root, limits, settings.stochastic, luck)
             while done < settings.simulations and not stop():
-                end = min(done + CHUNK, settings.simulations)
+                end = settings.simulations if stop is never else min(done + CHUNK, settings.simulations)
                 native.simulate(done, end)
                 done = end
             check_masks(native.stuck)

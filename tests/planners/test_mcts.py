@@ -333,3 +333,34 @@ def test_action_spaces():
         action_count(gym.spaces.Discrete(3, start=1))
     with pytest.raises(ValueError, match="for discrete actions use tree search"):
         Box.from_space(gym.spaces.Discrete(2))
+
+
+def test_outcomes_that_differ_in_the_state_alone_are_nodes_of_their_own():
+    """A coin decides which of two states follows; only the next step pays, and differently."""
+
+    def toss(x, a, g):
+        coin = torch.rand(len(x), generator=g) < 0.5
+        return torch.stack([torch.zeros_like(x[:, 0]), (x[:, 0] == 0) * coin.to(x)], 1)
+
+    def step(x, a):
+        return torch.stack([x[:, 0] + 1, x[:, 1]], 1)
+
+    def pays(x, a, next_x):
+        return torch.where((x[:, 0] == 1) & (a == x[:, 1]), 1.0, 0.0).to(x)
+
+    coin = Problem(FunctionDynamics(step, pays, lambda x, a, n: n[:, 0] >= 2, toss))
+    for compiled in (True, False):
+        planner = UCT(2, simulations=300, rollout=0, stochastic=True, backup="max", compiled=compiled)
+        plan = make_plan(planner, coin, torch.zeros(2, 2, dtype=torch.float64))
+        assert plan.info.nodes.tolist() == [5, 5]  # the root, and two outcomes of each action
+        assert plan.value.tolist() == [1.0, 1.0]  # who takes them for one state gets half of it
+
+
+def test_noise_belongs_to_the_root():
+    planner = Gumbel(3, simulations=10, evaluator=Critic())
+    first = make_plan(planner)
+    again = make_plan(planner, memory=first.memory, seed=1)
+    assert torch.equal(again.memory.noise, first.memory.noise)
+    memory = planner.advance(PATHS, first.memory, first.actions[:, 0], START)
+    state, _ = PATHS.dynamics.step(START, first.actions[:, 0])
+    assert not torch.equal(make_plan(planner, start=state, memory=memory, seed=1).memory.noise, first.memory.noise)

@@ -1,7 +1,6 @@
 """Tree search against exhaustive search on random finite-horizon MDPs, all of them in one batch."""
 
 import numpy as np
-import pytest
 import torch
 
 from planners import UCT, Problem, Step
@@ -66,18 +65,27 @@ class Worlds:
         return after, Step(after.double(), reward, t + 1 >= self.depth[world])
 
 
-# 5,000 simulations (100 %, within 0.03) are measured by `python -m benchmarks.mcts_exhaustive`: they take a minute.
-@pytest.mark.parametrize(("simulations", "share", "tolerance"), [(500, 0.95, 0.1)])
-def test_uct_finds_what_exhaustive_search_finds(simulations, share, tolerance):
-    worlds = Worlds(seed=0)
+def search(worlds, simulations):
+    """Whether the action is the best one, and the error of the value as a share of the range, in every world."""
     planner = UCT(
         ACTIONS, simulations=simulations, exploration=1.0, rollout=5, backup="max", stochastic=True, reuse=False
     )
     generator = torch.Generator().manual_seed(0)
     problem, start = Problem(worlds), worlds.start()
     plan = planner.plan(problem, start, planner.init(problem, start, generator=generator), generator=generator)
-    right = plan.actions[:, 0] == worlds.q.argmax(1)
-    assert right.double().mean() >= share
-    error = (plan.value - worlds.q.amax(1)).abs() / worlds.range
-    if tolerance is not None:
-        assert error.max() <= tolerance, error.max()
+    return plan.actions[:, 0] == worlds.q.argmax(1), (plan.value - worlds.q.amax(1)).abs() / worlds.range
+
+
+def test_uct_finds_what_exhaustive_search_finds():
+    """5,000 simulations (100 %, within 0.03) take a minute: run this file as a program for them."""
+    right, error = search(Worlds(seed=0), 500)
+    assert right.double().mean() >= 0.95
+    assert error.max() <= 0.1, error.max()
+
+
+if __name__ == "__main__":
+    for number in (500, 5000):
+        found, off = search(Worlds(seed=0), number)
+        print(
+            f"{number} simulations: best action in {float(found.double().mean()):.0%}, value off by {float(off.max()):.3f}"
+        )
