@@ -18,8 +18,9 @@ from torch import Tensor
 
 from planners.lqr_inputs import Terms, arrange, check_costs, check_discount, check_semidefinite, read, shapes, symmetric
 
-TOLERANCE = 1e-9
-"""Eigenvalues this close to zero, or to the unit circle, relative to the largest, count as there."""
+TOLERANCE = 2.0**-26
+"""The root of the precision: how far rounding moves the eigenvalues of a double one. A closed loop this close to the
+unit circle is not stable, and an action that moves a mode by less, relative to the system, does not reach it."""
 
 
 class LQR(NamedTuple):
@@ -127,7 +128,8 @@ def lqr_infinite(
         discount: per step, in (0, 1].
 
     Raises:
-        ValueError: as `lqr`; or A, B can't be stabilised; or the cost does not see a mode on the unit circle.
+        ValueError: as `lqr`; or A, B can't be stabilised; or the cost does not see a mode on the unit circle; or
+            numbers are so badly scaled that the solution does not stabilise.
     """
     check_discount(discount)
     shape = shapes(A, B)
@@ -179,23 +181,53 @@ def _lyapunov(A: Tensor, G: Tensor) -> Tensor:
 
 
 def _solve_are(A: np.ndarray, B: np.ndarray, Q: np.ndarray, R: np.ndarray, N: np.ndarray) -> np.ndarray:
+    """The stabilising solution of one element, whose closed loop is looked at: solvers return others in silence."""
     from scipy.linalg import solve_discrete_are
 
-    for value in np.linalg.eigvals(A):
-        if abs(value) < 1 - TOLERANCE:
-            continue
-        reach = np.linalg.svd(np.hstack([value * np.eye(len(A)) - A, B]), compute_uv=False)
-        if reach[-1] <= TOLERANCE * max(1.0, reach[0]):
-            raise ValueError(
-                f"A, B: expected a system that can be stabilised, but no action reaches the mode of eigenvalue "
-                f"{value:.6g} of A (times the root of the discount); add an actuator, lower the discount, or use lqr "
-                "with a finite horizon"
-            )
+    reach, mode = _weakest(A, B)
+    if reach <= TOLERANCE:
+        raise _unreachable(mode)
     try:
         P = solve_discrete_are(A, B, Q, R, s=N)
-    except np.linalg.LinAlgError as error:
+        K = np.linalg.solve(R + B.T @ P @ B, N.T + B.T @ P @ A)
+        radius = float(np.abs(np.linalg.eigvals(A - B @ K)).max())
+    except np.linalg.LinAlgError:
+        radius = np.inf
+    if radius < 1 - TOLERANCE:
+        return P
+    free = np.linalg.solve(R, N.T)  # with u = v - free x the cost has no cross term
+    sight, hidden = _weakest((A - B @ free).T, Q - N @ free, circle=True)
+    if sight <= 1e3 * TOLERANCE:
         raise ValueError(
-            f"Q: expected a cost that sees every mode on the unit circle, but there is no stabilising solution "
-            f"({error}); give these modes a cost, lower the discount, or use lqr with a finite horizon"
-        ) from error
-    return P
+            f"Q: expected a cost that sees every mode on the unit circle, but it does not see the eigenvalue "
+            f"{hidden:.6g} of A (times the root of the discount): no stabilising solution; give this mode a "
+            "cost, lower the discount, or use lqr with a finite horizon"
+        )
+    if reach <= 1e3 * TOLERANCE:
+        raise _unreachable(mode)
+    raise ValueError(
+        f"A, B, Q, R: expected a system that can be stabilised and a cost that sees it, in comparable units, but the "
+        f"solution leaves a closed loop of spectral radius {radius:.9g}; scale states, actions and costs to about 1, "
+        "lower the discount, or use lqr with a finite horizon"
+    )
+
+
+def _weakest(A: np.ndarray, B: np.ndarray, *, circle: bool = False) -> tuple[float, complex]:
+    """Of the modes that don't fade (with `circle`: neither grow) the one that B reaches least, and how far it does.
+
+    The Popov-Belevitch-Hautus test: the least singular value of [value I - A, B], relative to the greatest.
+    """
+    weakest: tuple[float, complex] = (np.inf, 0.0)
+    for value in np.linalg.eigvals(A):
+        if abs(value) < 1 - 1e3 * TOLERANCE or (circle and abs(value) > 1 + 1e3 * TOLERANCE):
+            continue
+        reach = np.linalg.svd(np.hstack([value * np.eye(len(A)) - A, B]), compute_uv=False)
+        weakest = min(weakest, (float(reach[-1] / max(1.0, reach[0])), complex(value)), key=lambda found: found[0])
+    return weakest
+
+
+def _unreachable(mode: complex) -> ValueError:
+    return ValueError(
+        f"A, B: expected a system that can be stabilised, but no action reaches the mode of eigenvalue {mode:.6g} of A "
+        "(times the root of the discount); add an actuator, lower the discount, or use lqr with a finite horizon"
+    )

@@ -57,6 +57,8 @@ def arrange(
 
 def shapes(A: Tensor | None, B: Tensor | None) -> dict[str, tuple[int, ...]]:
     """What each argument's last axes must be, from the last axes of A and B."""
+    check_tensor("A", A)
+    check_tensor("B", B)
     if A is None or B is None or A.dim() < 2 or B.dim() < 2:
         raise ValueError("A, B: expected matrices [obs, obs] and [obs, act]")
     size, act = A.shape[-1], B.shape[-1]
@@ -69,6 +71,7 @@ def read(name: str, x: Tensor | None, shape: tuple[int, ...], device: torch.devi
     """An argument in float64, with `axes` axes before `shape` (None: as many as it has); symmetric where it must be."""
     if x is None:
         x = torch.zeros(shape, dtype=torch.float64, device=device)
+    check_tensor(name, x)
     leading = x.dim() - len(shape)
     if x.shape[leading:] != shape or leading < 0 or (axes is not None and leading > axes):
         wanted = "".join(f"{n}, " for n in shape)[:-2]
@@ -80,6 +83,13 @@ def read(name: str, x: Tensor | None, shape: tuple[int, ...], device: torch.devi
     if name in ("Q", "R", "W", "P_final"):
         x = symmetric(x)
     return x if axes is None else x.reshape(*(1,) * (axes - leading), *x.shape)
+
+
+def check_tensor(name: str, x: object) -> None:
+    if x is not None and not isinstance(x, Tensor):
+        raise ValueError(
+            f"{name}: expected a torch tensor, got {type(x).__name__}; use torch.as_tensor(..., dtype=torch.float64)"
+        )
 
 
 def symmetric(x: Tensor) -> Tensor:

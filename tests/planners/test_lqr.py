@@ -207,6 +207,9 @@ GOOD = {"A": EYE, "B": EYE, "Q": EYE, "R": EYE}
         ({"q": torch.ones(3)}, r"q: expected shape .* got \[3\]"),
         ({"Q": EYE * torch.nan}, "Q: expected finite numbers"),
         ({"discount": 0.0}, r"discount: expected a number in \(0, 1\]"),
+        ({"A": EYE.numpy()}, r"A: expected a torch tensor, got ndarray; use torch.as_tensor"),
+        ({"Q": EYE.numpy()}, r"Q: expected a torch tensor, got ndarray"),
+        ({"p_final": [0.0, 0.0]}, r"p_final: expected a torch tensor, got list"),
     ],
 )
 def test_bad_input_is_named(change, message) -> None:
@@ -225,3 +228,44 @@ def test_a_system_that_no_action_stabilises_is_named() -> None:
 def test_a_free_mode_on_the_unit_circle_is_named() -> None:
     with pytest.raises(ValueError, match="Q: expected a cost that sees every mode on the unit circle"):
         lqr_infinite(EYE, EYE, 0 * EYE, EYE)
+
+
+def rotation(size: int, seed: int) -> Tensor:
+    return torch.linalg.qr(random(size, size, seed=seed))[0]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_double_mode_that_no_action_reaches_is_named_whatever_the_rounding(seed: int) -> None:
+    """The eigenvalues of a double mode are known to half the digits only."""
+    T = rotation(2, seed)
+    A = T @ torch.tensor([[1.1, 1.0], [0.0, 1.1]], dtype=torch.float64) @ T.T
+    with pytest.raises(ValueError, match=r"A, B: expected a system that can be stabilised, .* eigenvalue 1\.1"):
+        lqr_infinite(A, T[:, :1], EYE, EYE[:1, :1])
+    best = lqr_infinite(A, T[:, 1:], EYE, EYE[:1, :1])  # the other end of the chain reaches both
+    assert float(torch.linalg.eigvals(A + T[:, 1:] @ best.K).abs().max()) < 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_free_modes_on_the_unit_circle_are_named_whatever_the_rounding(seed: int) -> None:
+    """Two modes turn for ever and two fade, and only those that fade cost anything."""
+    T, eye = rotation(4, seed), torch.eye(4, dtype=torch.float64)
+    turn, half = rotation(2, seed), 0.5 * torch.eye(2, dtype=torch.float64)
+    A, cost = T @ torch.block_diag(turn, half) @ T.T, T @ torch.block_diag(0 * half, half) @ T.T
+    for some in (cost, 0 * eye):
+        with pytest.raises(ValueError, match="Q: expected a cost that sees every mode on the unit circle"):
+            lqr_infinite(A, eye, some, eye)
+        lqr_infinite(A, eye, some, eye, discount=0.99)
+    lqr_infinite(A, eye, cost + 1e-6 * eye, eye)
+
+
+def test_a_free_unstable_mode_is_stabilised() -> None:
+    """It costs nothing to let it grow, yet the stabilising solution is what is asked for: P = (a^2 - 1) R / b^2."""
+    best = lqr_infinite(2 * EYE, EYE, 0 * EYE, EYE)
+    torch.testing.assert_close(best.P, 3 * EYE)
+    torch.testing.assert_close(2 * EYE + best.K, 0.5 * EYE)
+
+
+def test_a_cross_term_can_hide_a_mode() -> None:
+    """With Q = N = R = 1 the cost is (x + u)^2: u = -x costs nothing, and A - B leaves the mode on the circle."""
+    with pytest.raises(ValueError, match="Q: expected a cost that sees every mode on the unit circle, .* -1"):
+        lqr_infinite(0 * EYE[:1, :1], EYE[:1, :1], EYE[:1, :1], EYE[:1, :1], N=EYE[:1, :1])
