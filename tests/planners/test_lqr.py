@@ -267,5 +267,5 @@ def test_a_free_unstable_mode_is_stabilised() -> None:
 
 def test_a_cross_term_can_hide_a_mode() -> None:
     """With Q = N = R = 1 the cost is (x + u)^2: u = -x costs nothing, and A - B leaves the mode on the circle."""
-    with pytest.raises(ValueError, match="Q: expected a cost that sees every mode on the unit circle, .* -1"):
+    with pytest.raises(ValueError, match=r"Q: expected a cost that sees every mode on the unit circle, .* -1"):
         lqr_infinite(0 * EYE[:1, :1], EYE[:1, :1], EYE[:1, :1], EYE[:1, :1], N=EYE[:1, :1])
