@@ -28,7 +28,7 @@ RANK = {
 # The parts of an experiment that pipelines receive as arguments know nothing of pipelines.
 KNOW_NO_PIPELINES = ("mbrl.experiments.run", "mbrl.experiments.checkpoint")
 TOUCH_SIMULATORS = ("planners.simulator", "planners.env_copies")
-COMPILE = ("planners.mcts.kernels", "planners.mcts.kernels_native")
+COMPILE = ("planners.mcts.kernels", "planners.mcts.kernels_native", "planners.mcts.kernels_results")
 """What needs numba, which is optional."""
 ALLOWED_IN_PLANNERS = {"planners", "torch", "numpy", "scipy", "jaxtyping"}
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from planners.dynamics import Step
-from planners.mcts import kernels
+from planners.mcts import kernels, kernels_results
 from planners.mcts.evaluators import Leaf
 from planners.mcts.policies import Rule
 from planners.mcts.tensors import Arrival, Limits, Root
@@ -23,14 +23,14 @@ def arrays_of(tree: Tree) -> kernels.Arrays:
 def compiled_line(tree: Tree, first: Int[Tensor, "batch"], horizon: int) -> Int[Tensor, "batch horizon"]:
     """As `results.principal_line`."""
     line = torch.zeros(len(first), horizon, dtype=torch.long)
-    kernels.principal_line(arrays_of(tree), first.numpy(), line.numpy())
+    kernels_results.principal_line(arrays_of(tree), first.numpy(), line.numpy())
     return line
 
 
 def compiled_best_values(tree: Tree, discount: float) -> Float[Tensor, "batch actions"]:
     """As `dynamic_programming.best_values`."""
     q = torch.zeros_like(tree.total[:, 0])
-    kernels.best_values(arrays_of(tree), float(discount), q.numpy())
+    kernels_results.best_values(arrays_of(tree), float(discount), q.numpy())
     return q
 
 

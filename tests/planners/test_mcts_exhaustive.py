@@ -86,6 +86,5 @@ def test_uct_finds_what_exhaustive_search_finds():
 if __name__ == "__main__":
     for number in (500, 5000):
         found, off = search(Worlds(seed=0), number)
-        print(
-            f"{number} simulations: best action in {float(found.double().mean()):.0%}, value off by {float(off.max()):.3f}"
-        )
+        share = float(found.double().mean())
+        print(f"{number} simulations: best action in {share:.0%}, value off by at most {float(off.max()):.3f}")
