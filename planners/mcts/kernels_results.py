@@ -1,4 +1,4 @@
-"""What is made of a finished tree, compiled by numba: `results.principal_line` and `dynamic_programming.best_values`."""
+"""A finished tree in compiled code: `results.principal_line` and `dynamic_programming.best_values`."""
 
 import numpy as np
 from numba import njit
