@@ -121,10 +121,14 @@ class FunctionDynamics:
         self.termination = termination
         self.noise = noise
         self.derivatives = derivatives
-        self.endless = termination is None
         self._checked = False
         self._ends: Tensor | None = None
         self._differentiable = False
+
+    @property
+    def endless(self) -> bool:
+        """Whether no step ends an episode; a subclass with a `step` of its own has not said so."""
+        return self.termination is None and type(self).step is FunctionDynamics.step
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> Tensor:
         if obs.dim() != 2:

@@ -1,6 +1,7 @@
 """Deadlines of plans, and what planning takes."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ class Latency:
     """Collects what plans take."""
 
     def __init__(self) -> None:
-        self._milliseconds: list[float] = []
+        self._milliseconds: deque[float] = deque(maxlen=100_000)
         self._missed = 0
 
     def record(self, seconds: float, deadline: float | None) -> None:
@@ -73,7 +74,7 @@ class Latency:
         self._missed = 0
 
     def summary(self) -> LatencySummary:
-        """Percentiles over the plans since the last reset."""
+        """Percentiles over the plans since the last reset, of the last 100,000 of them."""
         if not self._milliseconds:
             return LatencySummary(0, np.nan, np.nan, np.nan, 0)
         p50, p95, p99 = np.percentile(self._milliseconds, [50, 95, 99])

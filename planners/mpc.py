@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from planners.latency import Deadline, Latency
+from planners.latency import Clock, Deadline, Latency
 from planners.planner import Plan, Planner, never
 from planners.problem import Problem
 from planners.rows import first_leaf, where_rows
@@ -204,15 +204,22 @@ class MPC:
 
     def _predict_through(self, start: Any, queue: Tensor) -> Any:
         """The states in which the next action will be executed, by the mean of the model."""
-        for action in queue.unbind(1):
-            start, _ = self.problem.dynamics.step(start, action)
+        for action in queue.unbind(1) if self.delay else ():
+            try:
+                start, _ = self.problem.dynamics.step(start, action)
+            except ValueError as error:
+                raise ValueError(
+                    f"delay: expected 0, for the model has no mean transition to predict through ({error}), "
+                    f"got {self.delay}"
+                ) from error
         return start
 
     def _plan(self, start: Any, memory: Any, generator: torch.Generator, began: float) -> Plan:
         seconds = None if self.deadline_ms is None else self.deadline_ms / 1e3
-        stop = never if seconds is None else Deadline(began, seconds)
+        clock = _clock(generator.device)
+        stop = never if seconds is None else Deadline(began, seconds, clock)
         plan = self.planner.plan(self.problem, start, memory, generator=generator, stop=stop)
-        self.latency.record(time.perf_counter() - began, seconds)
+        self.latency.record(clock() - began, seconds)
         return plan
 
     def _choose(self, plan: Plan, age: Tensor, start: Any, last: Tensor | None, fresh: Tensor) -> Tensor:
@@ -247,3 +254,15 @@ class MPC:
     def _generator(self, tick: int, device: torch.device) -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, tick]).generate_state(1, np.uint64)[0]
         return torch.Generator(device).manual_seed(int(seed) >> 1)
+
+
+def _clock(device: torch.device) -> Clock:
+    """Seconds; on a GPU, of work that is done and not only queued."""
+    if device.type != "cuda":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock

@@ -1,7 +1,7 @@
 """One episode under MPC, in a run directory: the return, what planning took, and a video."""
 
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,11 @@ def control(
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")
         env = gym.wrappers.TimeLimit(env, steps)
-    dynamics = true_dynamics(env, threads=threads) if model == SIMULATOR else learned_dynamics(model, env)
+    if model == SIMULATOR:
+        dynamics = true_dynamics(env, threads=threads)
+    else:
+        dynamics, particles = learned_dynamics(model, env)
+        config = replace(config, particles=config.particles or particles)
     policy = make_policy(env, dynamics, config, seed=seed)
     settings = {"mpc": asdict(config), "model": model, "steps": steps}
     run = Run.create(root, env_id, f"mpc-{config.planner}", seed, settings)
@@ -93,8 +97,8 @@ def control(
     )
 
 
-def learned_dynamics(path: str | Path, env: gym.Env) -> Dynamics[Any]:
-    """The model that a run of PETS has learned, from its newest checkpoint.
+def learned_dynamics(path: str | Path, env: gym.Env) -> tuple[Dynamics[Any], int]:
+    """The model that a run of PETS has learned, from its newest checkpoint, and with how many particles it planned.
 
     Raises:
         ValueError: there is no such run, or its model is of other observations or actions.
@@ -103,7 +107,7 @@ def learned_dynamics(path: str | Path, env: gym.Env) -> Dynamics[Any]:
     tensors, _ = load_checkpoint(run.path)
     agent = PETSAgent(env, pets_config(run), run.seed)
     agent.ensemble.load_state_dict(part(tensors, "ensemble"))
-    return agent.dynamics
+    return agent.dynamics, agent.config.particles
 
 
 class _Logged:

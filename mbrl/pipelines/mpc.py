@@ -107,7 +107,7 @@ def make_policy(env: gym.Env, dynamics: Dynamics[Any], config: MPCConfig, *, see
     copies = isinstance(model, EnvCopies)
     mpc = MPC(
         make_planner(config, env.action_space, stochastic=copies),
-        Problem(dynamics, config.discount, _terminal_value(env, config), particles=config.particles),
+        Problem(dynamics, config.discount, _terminal_value(env, config), particles=config.particles or 1),
         seed=derive(seed, "plan"),
         replan_every=config.replan_every,
         deadline_ms=config.deadline_ms,

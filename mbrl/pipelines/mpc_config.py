@@ -48,8 +48,8 @@ class MPCConfig:
     """Of planned rewards, per step."""
     terminal_value: bool = False
     """Add the task's value of a plan's last observation, where the library has one."""
-    particles: int = 1
-    """Rollouts of each plan, for models that are uncertain or stochastic."""
+    particles: int | None = None
+    """Rollouts of each plan, for models that are uncertain; None: one, or as many as in the run that learned it."""
 
     def __post_init__(self) -> None:
         if self.knots < 0:

@@ -6,7 +6,14 @@ import torch
 from torch import Generator, Tensor
 
 from planners.box import Box
-from planners.sampling.checks import check_elites, check_positive, check_share, check_sizes
+from planners.sampling.checks import (
+    check_at_least,
+    check_elites,
+    check_positive,
+    check_sequences,
+    check_share,
+    check_sizes,
+)
 from planners.sampling.elites import best_elites, elite_weights, fit_gaussian
 from planners.sampling.knots import Knots
 from planners.sampling.noise import truncated_normal
@@ -51,10 +58,12 @@ class CEM(SamplingPlanner):
     repeat_last = False
 
     def __post_init__(self) -> None:
-        check_sizes(horizon=self.horizon, population=self.population, elites=self.elites, iterations=self.iterations)
+        check_sequences(self)
+        check_sizes(population=self.population, elites=self.elites)
         check_elites(self.elites, self.population)
         check_share(alpha=self.alpha)
         check_positive(initial_std=self.initial_std)
+        check_at_least(0, min_variance=self.min_variance)
 
     def sample(self, memory: SamplingMemory, iteration: int, *, generator: Generator) -> Tensor:
         """Within two standard deviations and therefore, up to rounding, within the bounds."""

@@ -6,7 +6,14 @@ import torch
 from torch import Generator, Tensor
 
 from planners.box import Box
-from planners.sampling.checks import check_elites, check_positive, check_share, check_sizes
+from planners.sampling.checks import (
+    check_at_least,
+    check_elites,
+    check_positive,
+    check_sequences,
+    check_share,
+    check_sizes,
+)
 from planners.sampling.elites import best_elites, elite_weights, fit_gaussian
 from planners.sampling.knots import Knots
 from planners.sampling.noise import colored_noise
@@ -59,14 +66,13 @@ class ICEM(SamplingPlanner):
     executes = "best"
 
     def __post_init__(self) -> None:
-        check_sizes(horizon=self.horizon, population=self.population, elites=self.elites, iterations=self.iterations)
+        check_sequences(self)
+        check_sizes(population=self.population, elites=self.elites)
         check_elites(self.elites, self.population)
         check_share(alpha=self.alpha)
         check_positive(initial_std=self.initial_std)
-        if self.beta < 0:
-            raise ValueError(f"beta: expected at least 0, got {self.beta}")
-        if self.decay < 1:
-            raise ValueError(f"decay: expected at least 1, got {self.decay}")
+        check_at_least(0, beta=self.beta)
+        check_at_least(1, decay=self.decay)
         if not 0 <= self.keep <= self.elites:
             raise ValueError(f"keep: expected 0 to the elites of {self.elites}, got {self.keep}")
 

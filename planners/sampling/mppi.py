@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from planners.box import Box
-from planners.sampling.checks import check_positive, check_sizes
+from planners.sampling.checks import check_at_least, check_positive, check_sequences, check_sizes
 from planners.sampling.knots import Knots
 from planners.sampling.noise import colored_noise
 from planners.sampling.proposals import Proposals
 from planners.sampling.search import SamplingMemory, SamplingPlanner, weighted_sum
 
-_BISECTIONS = 24  # of 20.7 natural units: to 1e-6 of lambda
+_BISECTIONS = 40
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class MPPI(SamplingPlanner):
     executes = "mean"
 
     def __post_init__(self) -> None:
-        check_sizes(horizon=self.horizon, population=self.population, iterations=self.iterations)
+        check_sequences(self)
+        check_sizes(population=self.population)
         check_positive(initial_std=self.initial_std)
         if self.temperature is not None:
             check_positive(temperature=self.temperature)
         if self.min_std is not None:
             check_positive(min_std=self.min_std)
-        if self.beta < 0:
-            raise ValueError(f"beta: expected at least 0, got {self.beta}")
+        check_at_least(0, beta=self.beta)
         among = self.population if self.elites is None else self.elites
         if not 1 <= among <= self.population:
             raise ValueError(f"elites: expected 1 to the population of {self.population}, got {self.elites}")
@@ -98,8 +98,8 @@ class MPPI(SamplingPlanner):
 
     def _weights(self, scores: Float[Tensor, "batch plans"]) -> Float[Tensor, "batch plans"]:
         if self.elites is not None:
-            lowest = scores.topk(self.elites, dim=1).values[:, -1:]
-            scores = torch.where(scores >= lowest, scores, -torch.inf)
+            best = scores.topk(self.elites, dim=1)
+            scores = torch.full_like(scores, -torch.inf).scatter(1, best.indices, best.values)
         if self.temperature is None:
             return weights_of_size(scores, self.effective_samples)
         return softmax_weights(scores, torch.full_like(scores[:, :1], self.temperature))
@@ -124,8 +124,11 @@ def weights_of_size(scores: Float[Tensor, "batch plans"], effective_samples: flo
     valid = scores.isfinite()
     best = torch.where(valid, scores, -torch.inf).amax(1, keepdim=True)
     gap = torch.where(valid, best - scores, torch.inf)
-    widest = torch.where(valid, gap, 0.0).amax(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
-    low, high = (widest * 1e-6).log(), (widest * 1e3).log()
+    # A single bad plan may be many orders of magnitude below the others: the bracket begins at the smallest gap.
+    tiny = torch.finfo(scores.dtype).tiny
+    widest = torch.where(valid, gap, 0.0).amax(1, keepdim=True).clamp(min=tiny)
+    smallest = torch.where(gap > 0, gap, torch.inf).amin(1, keepdim=True).minimum(widest)
+    low, high = (smallest * 1e-2).clamp(min=tiny).log(), (widest * 1e3).log()
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         raw = (gap / -middle.exp()).exp()

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from planners.box import Box
-from planners.sampling.checks import check_positive, check_sizes
+from planners.sampling.checks import check_positive, check_sequences, check_sizes
 from planners.sampling.elites import keep_best
 from planners.sampling.knots import Knots
 from planners.sampling.proposals import Proposals
@@ -43,7 +43,8 @@ class PredictiveSampling(SamplingPlanner):
     executes = "best"
 
     def __post_init__(self) -> None:
-        check_sizes(horizon=self.horizon, population=self.population, iterations=self.iterations)
+        check_sequences(self)
+        check_sizes(population=self.population)
         check_positive(initial_std=self.initial_std)
 
     def sample(self, memory: SamplingMemory, iteration: int, *, generator: Generator) -> Tensor:

@@ -36,21 +36,28 @@ class Proposals:
 
 
 def propose(
-    proposals: Proposals, problem: Problem, start: Any, horizon: int, *, generator: Generator
+    proposals: Proposals, problem: Problem, start: Any, shape: tuple[int, int], *, generator: Generator
 ) -> Float[Tensor, "batch plans horizon act"]:
     """The actions of rolling the policy out from `start` [batch, ...], each rollout on a particle of its own.
+
+    Args:
+        proposals: policy and number of rollouts.
+        problem: with the model.
+        start: states, [batch, ...].
+        shape: horizon and number of action dimensions.
+        generator: source of all randomness.
 
     Raises:
         ValueError: the policy returned the wrong shape.
     """
     dynamics, plans = problem.dynamics, proposals.plans
     state = dynamics.assign(repeat_rows(start, plans), problem.particles, generator=generator)
-    actions = []
+    actions, (horizon, dim) = [], shape
     for _ in range(horizon):
         obs = dynamics.observe(state)
         action = proposals.policy(obs, generator)
-        if action.dim() != 2 or len(action) != len(obs):
-            raise ValueError(f"policy: expected actions of shape [{len(obs)}, act], got {list(action.shape)}")
+        if action.shape != (len(obs), dim):
+            raise ValueError(f"policy: expected actions of shape {[len(obs), dim]}, got {list(action.shape)}")
         actions.append(action)
         state, _ = dynamics.step(state, action, generator=generator)
     stacked = torch.stack(actions, dim=1)

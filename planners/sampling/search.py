@@ -82,7 +82,8 @@ class SamplingPlanner(Protocol):
     score_mean: bool = True
     """Whether a plan that is no candidate is rolled out for its value; else that is the candidates' weighted one."""
     repeat_last: bool = True
-    """Whether the new last action of a shifted sequence is the old last one, or the centre of the box."""
+    """Whether the new last action of a shifted sequence is the old last one, as it always is with knots, or the centre
+    of the box."""
     keep: int = 0
     """How many candidates the memory keeps."""
     min_variance: float = 0.0
@@ -105,14 +106,8 @@ class SamplingPlanner(Protocol):
         """
 
     def init(self, problem: Problem, start: Any, *, generator: Generator) -> SamplingMemory:
-        """Search around the centre of the box.
-
-        Raises:
-            ValueError: there are more knots than steps.
-        """
+        """Search around the centre of the box."""
         like = first_leaf(start)
-        if self.knots is not None:
-            self.knots.interval(self.horizon)
         size = self.horizon if self.knots is None else self.knots.size(self.horizon)
         mean = self.box.center.to(like).repeat(len(like), size, 1)
         phase = torch.zeros(len(like), dtype=torch.long, device=like.device)
@@ -162,7 +157,7 @@ class SamplingPlanner(Protocol):
     def _propose(self, problem: Problem, start: Any, memory: SamplingMemory, generator: Generator) -> Tensor | None:
         if self.proposals is None:
             return None
-        actions = propose(self.proposals, problem, start, self.horizon, generator=generator)
+        actions = propose(self.proposals, problem, start, (self.horizon, self.box.dim), generator=generator)
         if self.knots is not None:
             actions = self.knots.fit(actions, memory.phase, self.horizon)
         # A policy knows nothing of rows that went wrong: what is not finite must not enter a weighted sum.
@@ -252,7 +247,9 @@ class SamplingPlanner(Protocol):
         )
 
     def _shift(self, values: Tensor) -> Tensor:
-        last = values[..., -1:, :] if self.repeat_last else self.box.center.to(values).expand_as(values[..., -1:, :])
+        # With knots, a new one of another value would bend the stretch that was held behind the last one.
+        repeat = self.repeat_last or self.knots is not None
+        last = values[..., -1:, :] if repeat else self.box.center.to(values).expand_as(values[..., -1:, :])
         return torch.cat([values[..., 1:, :], last], dim=-2)
 
     def _half_range(self, like: Tensor) -> Tensor:

@@ -99,10 +99,13 @@ def test_a_learned_model_controls_too(capsys, tmp_path):
     config = replace(pets_preset("InvertedPendulum-v5"), total_timesteps=102, fit_steps=20, hidden=(8,))
     trained = create_pets_run(tmp_path / "pets", "InvertedPendulum-v5", config, seed=0)
     train_pets_run(trained, progress=False)
-    chosen = ["--env-id", "InvertedPendulum-v5", "--planner", "cem", "--steps", "3", "--particles", "5"]
+    chosen = ["--env-id", "InvertedPendulum-v5", "--planner", "cem", "--steps", "3"]
     status, lines, _ = run(capsys, tmp_path / "mpc", *chosen, "--model", str(trained.path), *TINY)
     assert status == 0
     assert LAST.match(lines[-1])
+    (path,) = (tmp_path / "mpc").iterdir()
+    settings = json.loads((path / "config.json").read_text())["config"]
+    assert settings["mpc"]["particles"] == config.particles == 5
 
 
 @pytest.mark.parametrize(

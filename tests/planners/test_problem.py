@@ -178,6 +178,17 @@ def test_an_observation_that_is_not_finite_shows_in_its_own_row_alone(size, bad,
         torch.testing.assert_close(marked[keep], reward[keep], rtol=0, atol=0)
 
 
+def test_a_subclass_with_a_step_of_its_own_is_asked_for_ends():
+    class Ends(FunctionDynamics):
+        def step(self, state, action, *, generator=None):
+            state, step = super().step(state, action, generator=generator)
+            return state, step._replace(terminated=step.obs[:, 0] > 0.5)
+
+    problem = Problem(Ends(lambda x, u: x + u, lambda x, u, y: y[:, 0]))
+    actions = torch.ones(1, 1, 5, 1)
+    assert evaluate_plans(problem, torch.zeros(1, 1), actions, generator=G).scores.item() == 1.0
+
+
 def test_a_model_that_never_ends_is_taken_at_its_word():
     """And one that does not say so is asked at every step."""
     plain = FunctionDynamics(lambda x, u: x + u, lambda x, u, y: y[:, 0])

@@ -7,6 +7,7 @@ import colorednoise
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 
 from planners import (
     CEM,
@@ -58,6 +59,7 @@ PLANNERS = {
     "predictive sampling": PredictiveSampling(BOX, 5, population=40, iterations=2),
     "predictive sampling zero": PredictiveSampling(BOX, 7, population=40, iterations=2, knots=Knots(3, "zero")),
     "cem cubic": CEM(BOX, 6, 40, 6, 3, knots=Knots(3, "cubic")),
+    "cem linear": CEM(BOX, 7, 40, 6, 3, knots=Knots(3, "linear")),
     "random shooting cubic": RandomShooting(BOX, 6, 60, 2, knots=Knots(3, "cubic")),
 }
 
@@ -198,13 +200,16 @@ def test_a_batch_element_that_begins_later_has_a_phase_of_its_own():
         (lambda: Knots(0, "zero"), "count: expected at least 1"),
         (lambda: Knots(1, "linear"), "count: expected at least 2"),
         (lambda: Knots(3, "quintic"), "order: expected"),
-        (lambda: make_plan(CEM(BOX, 3, 20, 4, knots=Knots(4)), PROBLEM, START), "knots: expected at most the horizon"),
+        (lambda: CEM(BOX, 3, 20, 4, knots=Knots(4)), "knots: expected at most the horizon"),
+        (lambda: CEM(Discrete(3), 3), "box: expected planners.Box, got Discrete.*tree search"),
+        (lambda: CEM(BOX, 3, min_variance=-1.0), "min_variance: expected at least 0"),
         (lambda: Proposals(jumpy, 0), "plans: expected at least 1"),
         (
             lambda: make_plan(CEM(BOX, 3, 20, 4, proposals=Proposals(lambda o, g: o[:, 0], 2)), PROBLEM, START),
-            r"policy: expected actions of shape \[8, act\], got \[8\]",
+            r"policy: expected actions of shape \[8, 2\], got \[8\]",
         ),
         (lambda: ICEM(BOX, 3, beta=-1.0), "beta: expected at least 0"),
+        (lambda: ICEM(BOX, 3, beta=math.nan), "beta: expected at least 0"),
         (lambda: ICEM(BOX, 3, decay=0.5), "decay: expected at least 1"),
         (lambda: ICEM(BOX, 3, elites=10, keep=11), "keep: expected 0 to the elites of 10"),
         (lambda: ICEM(BOX, 3, population=5), "elites: expected at most the population of 5, got 10"),
@@ -284,6 +289,23 @@ def test_a_size_that_cannot_be_had_gives_the_nearer_end():
     torch.testing.assert_close(
         weights_of_size(two, 3.0), torch.tensor([[0.5, 0.5, 0, 0]], dtype=torch.float64), atol=1e-3, rtol=0
     )
+
+
+@pytest.mark.parametrize("worst", [-1e2, -1e5, -1e8])
+def test_one_plan_that_is_far_worse_changes_nothing(worst):
+    scores = torch.rand(1, 512, generator=generator(), dtype=torch.float64)
+    target = weights_of_size(scores, 10.0)
+    scores[0, 7] = worst
+    weights = weights_of_size(scores, 10.0)
+    torch.testing.assert_close(1 / weights.square().sum(), torch.tensor(10.0, dtype=torch.float64), rtol=1e-4, atol=0)
+    keep = torch.arange(512) != 7
+    torch.testing.assert_close(weights[:, keep], target[:, keep], rtol=0.02, atol=1e-4)
+
+
+def test_of_tied_plans_as_many_count_as_there_are_elites():
+    flat = Problem(FunctionDynamics(transition, lambda x, u, y: 0 * y[:, 0]))
+    plan = make_plan(MPPI(BOX, 4, population=100, temperature=1.0, elites=10), flat, START)
+    torch.testing.assert_close(plan.info.effective_samples, torch.full((4,), 10.0, dtype=torch.float64))
 
 
 def test_one_update_by_hand(populations):

@@ -319,7 +319,9 @@ def test_planted_unroll_that_is_not_the_steps(draws):
 
 
 def test_planted_end_of_an_endless_model():
-    dynamics = FunctionDynamics(transition, reward, lambda x, u, y: y[:, 0] == y[:, 0])
-    dynamics.endless = True
+    class Wrong(FunctionDynamics):
+        endless = True
+
+    dynamics = Wrong(transition, reward, lambda x, u, y: y[:, 0] == y[:, 0])
     with pytest.raises(AssertionError, match="An endless model never terminates"):
         check_dynamics(dynamics, START, ACTIONS)
