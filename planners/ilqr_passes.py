@@ -143,13 +143,18 @@ def _minimise(
     """The best du = K (1, dx) of one step, [rows, act, 1 + dx]; which actions are free; which rows failed."""
     factor, info = torch.linalg.cholesky_ex(Quu)
     K = torch.cholesky_solve(Qux, factor).neg()
-    k = K[:, :, :1]
-    if bounds is None or bool(((k >= bounds[0]) & (k <= bounds[1])).all()):
-        return K, torch.ones_like(k[:, :, 0], dtype=torch.bool), info > 0
+    k, failed = K[:, :, :1], info > 0
+    if bounds is None:
+        return K, torch.ones_like(k[:, :, 0], dtype=torch.bool), failed
+    inside = ((k >= bounds[0]) & (k <= bounds[1])).all(1, keepdim=True)
+    if bool(inside.all()):
+        return K, torch.ones_like(k[:, :, 0], dtype=torch.bool), failed
     solution = box_qp(Quu, Qux[:, :, :1], *bounds, warm)
     gains = torch.cholesky_solve(Qux * solution.free, solution.factor).neg()
     gains[:, :, :1] = solution.x
-    return gains, solution.free[:, :, 0], solution.failed
+    # A row within its bounds keeps what it has, to the bit: it must not depend on its neighbours.
+    free, failed = inside[:, 0] | solution.free[:, :, 0], torch.where(inside[:, 0, 0], failed, solution.failed)
+    return torch.where(inside, K, gains), free, failed
 
 
 def _policy(failed: Tensor, horizon: int, *collected: list[Tensor]) -> Policy:
