@@ -17,13 +17,16 @@ if SWING_UP not in gym.registry:
     gym.register(SWING_UP, entry_point="mbrl.envs.cartpole_swingup:CartPoleSwingUpEnv", max_episode_steps=200)
 
 
-def make_env(env_id: str, *, render_mode: str | None = None, discrete: bool = False, **kwargs: Any) -> gym.Env:
+def make_env(
+    env_id: str, *, render_mode: str | None = None, discrete: bool = False, check: bool = True, **kwargs: Any
+) -> gym.Env:
     """`gymnasium.make`, with the options of the library's task of that id as defaults, and checked spaces.
 
     Args:
         env_id: a Gymnasium id, or `module:Env-v0`, which imports the module first.
         render_mode: as in Gymnasium.
         discrete: whether discrete actions are fine, too.
+        check: whether spaces are checked at all; planning on copies of the environment takes any observation.
         kwargs: options of the environment. They win over the task's (HalfCheetah-v5, Hopper-v5, Walker2d-v5 and
             Swimmer-v5: the observation includes x, without which it does not tell the reward).
 
@@ -38,7 +41,8 @@ def make_env(env_id: str, *, render_mode: str | None = None, discrete: bool = Fa
     except (gym.error.Error, ImportError) as error:  # malformed, deprecated, a missing module or dependency
         raise ValueError(f"env_id: can't make {env_id!r}: {error}") from error
     try:
-        check_spaces(env, discrete=discrete)
+        if check:
+            check_spaces(env, discrete=discrete)
     except ValueError:
         env.close()
         raise

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mbrl.envs.make import make_env
+from mbrl.envs.tasks import task
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
 from mbrl.experiments.pets_runs import pets_config
@@ -66,7 +67,9 @@ def control(
     Raises:
         ValueError: the environment can't be its own model, the run has none, or a setting is out of range.
     """
-    env = make_env(env_id, render_mode="rgb_array" if video else None, discrete=config.planner in TREES)
+    own_model = model == SIMULATOR and config.planner in TREES and task(env_id) is None
+    render_mode = "rgb_array" if video else None
+    env = make_env(env_id, render_mode=render_mode, discrete=config.planner in TREES, check=not own_model)
     if steps is not None:
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")

@@ -94,7 +94,7 @@ class ModelPolicy:
         if self.start is None:
             return self.mpc.predict(observation, state, episode_start)
         action, state = self.mpc.predict_from(self.start(observation), state, episode_start)
-        return action[0].numpy(), state
+        return action[0].numpy()[()], state  # a discrete one is a number
 
 
 def make_policy(env: gym.Env, dynamics: Dynamics[Any], config: MPCConfig, *, seed: int) -> ModelPolicy:

@@ -68,6 +68,13 @@ def test_an_environment_without_a_task_is_its_own_model(capsys, tmp_path):
     assert lines[-1].startswith("return: -3.0 over 3 steps")
 
 
+def test_copies_take_discrete_observations_too(capsys, tmp_path):
+    chosen = ["--env-id", "FrozenLake-v1", "--planner", "uct", "--steps", "3", "--population", "10", "--rollout", "5"]
+    status, lines, _ = run(capsys, tmp_path, *chosen)
+    assert status == 0
+    assert LAST.match(lines[-1])
+
+
 def test_a_deadline_is_kept_or_counted(tmp_path):
     config = MPCConfig("cem", horizon=8, population=20, elites=4, iterations=10_000, deadline_ms=40.0)
     done = control("Pendulum-v1", config, steps=6, root=tmp_path)
