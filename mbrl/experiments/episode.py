@@ -58,7 +58,7 @@ def play(policy: Policy, env: gym.Env, *, seed: int, deterministic: bool = True,
                 f"policy: expected actions of shape {env.action_space.shape} for one observation of shape "
                 f"{np.shape(obs)}, got {action.shape}"
             )
-        obs, reward, terminated, truncated, _ = env.step(action)
+        obs, reward, terminated, truncated, _ = env.step(action[()])  # a discrete action is a number
         start = np.array([False])
         length += 1
         if simulation.diverged():
