@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mbrl.envs.definition import Fields, Physics, Task, clipped_state, never, within
-from mbrl.envs.terminal_values import hopper_stance
+from mbrl.envs.terminal_values import half_cheetah_upright, hopper_stance
 
 Range = tuple[float, float]
 
@@ -47,7 +47,14 @@ def half_cheetah(
         "exclude_current_positions_from_observation": hidden,
     }
     physics = Physics(outcome, observe, None if hidden else lambda obs: (obs[:, :9], obs[:, 9:]))
-    return Task("HalfCheetah-v5", options, physics, None if hidden else reward, ignored_inputs=() if hidden else (0,))
+    return Task(
+        "HalfCheetah-v5",
+        options,
+        physics,
+        None if hidden else reward,
+        terminal_value=half_cheetah_upright(0 if hidden else 1),
+        ignored_inputs=() if hidden else (0,),
+    )
 
 
 def hopper(

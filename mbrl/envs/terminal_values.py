@@ -12,6 +12,21 @@ from torch import Tensor
 _GRAVITY = 9.81
 
 
+def half_cheetah_upright(first: int) -> Callable[[Tensor], Tensor]:
+    """What HalfCheetah-v5 loses by leaning, in units of its reward: -30 pitch^2, with the pitch in rad.
+
+    On its back it slides on at a third of the speed, which a short plan takes for the best that there is.
+
+    Args:
+        first: index of the height in the observation.
+    """
+
+    def value(obs: Tensor) -> Tensor:
+        return -30 * obs[:, first + 1] ** 2
+
+    return value
+
+
 def hopper_stance(first: int) -> Callable[[Tensor], Tensor]:
     """How near Hopper-v5 is to a stand, in units of its reward: at most 300, and below that by squared deviations.
 

@@ -67,7 +67,7 @@ DEFAULTS: dict[str, MPCConfig] = {
     "gumbel": MPCConfig("gumbel", population=100, horizon=50),
 }
 PRESETS: dict[tuple[str, str], MPCConfig] = {
-    ("HalfCheetah-v5", "icem"): MPCConfig("icem", horizon=15, population=100, beta=0.25),
+    ("HalfCheetah-v5", "icem"): MPCConfig("icem", horizon=15, population=80, beta=0.25, terminal_value=True),
     ("Pendulum-v1", "icem"): MPCConfig("icem", population=100, iterations=4, beta=1.0),
     ("Hopper-v5", "icem"): MPCConfig("icem", horizon=40, beta=0.0, knots=5, replan_every=2, terminal_value=True),
     ("CartPole-v1", "uct"): MPCConfig("uct", population=100, horizon=50, rollout=20),

@@ -30,6 +30,13 @@ def test_the_foot_is_where_mujoco_has_it():
     env.close()
 
 
+def test_half_cheetah_is_worth_most_upright():
+    obs = torch.zeros(3, 18, dtype=torch.float64)
+    obs[:, 0], obs[:, 2] = 5.0, torch.tensor([0.0, 0.2, -3.0])  # x and pitch
+    value = task("HalfCheetah-v5").terminal_value(obs)
+    torch.testing.assert_close(value, torch.tensor([0.0, -1.2, -270.0], dtype=torch.float64))
+
+
 def test_a_stand_over_the_foot_is_best_and_the_place_does_not_matter():
     lean = np.arcsin(0.065 / 0.95)  # of both legs, so that the sole is below the torso
     assert stance(thigh=-lean) == pytest.approx(300, abs=1e-6)
