@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Generator, Tensor
 
 from planners.dynamics import Step
+from planners.env_streams import find_stream
 
 _SHARED = {"env", "spec", "metadata", "action_space", "observation_space", "_np_random", "_np_random_seed"} | {
     "_cached_spec",
@@ -32,10 +33,11 @@ _HEADER = 8  # bytes that hold the length of what follows
 class CopyState(NamedTuple):
     """States of copies, rows leading, on the CPU."""
 
+    obs: Float[Tensor, "rows obs"]
+    """Float64; a discrete observation is its number, [rows, 1]; tuples and dicts of spaces are flattened likewise.
+    First, for planners of continuous actions plan in the type of a state's first tensor."""
     blob: UInt8[Tensor, "rows bytes"]
     """The attributes of the environment and of its wrappers, pickled, with the length in front (uint8)."""
-    obs: Float[Tensor, "rows obs"]
-    """Float64; a discrete observation is its number, [rows, 1]; tuples and dicts of spaces are flattened likewise."""
     terminated: Bool[Tensor, "rows"]
     """The episode is over: further steps change nothing and pay 0."""
 
@@ -44,7 +46,8 @@ class EnvCopies:
     """A Gymnasium environment as a model, for discrete or continuous actions.
 
     The environment must be plain Python: all that a step changes lies in the attributes of the environment and its
-    wrappers, and all its randomness in its `np_random`. Whether that holds is tried at construction, on two steps.
+    wrappers, and all its randomness in its `np_random`. Whether that holds is tried at construction, on two steps, and
+    attributes are searched for random streams of its own.
     Truncation by a time limit is no end for a planner and is not reported, though the copy counts its steps.
 
     Args:
@@ -70,14 +73,17 @@ class EnvCopies:
             self._env = deepcopy(env)
             first, _ = self._env.reset(seed=0)
             self._layers = _layers(self._env)
-            needed = len(self._dump(self._layers))
+            stream = find_stream(self._layers, _SHARED)
+            needed = 0 if stream else len(self._dump(self._layers))
         except Exception as error:  # whatever a foreign class raises when it is copied
             raise ValueError(
                 f"env: {env} can't be copied: {type(error).__name__}: {error}. Make it without a render mode; where it "
                 "rests on a simulator in C, plan with a model of its own (planners.simulator for MuJoCo)"
             ) from error
+        self._refuse_stream(stream)
         self._bytes = _HEADER + (2 * needed + 256 if room is None else room)
         self._try_out(first)
+        self._refuse_stream(find_stream(self._layers, _SHARED))  # it may have been made in the first step
 
     def state_of(self, env: Any, obs: Any) -> CopyState:
         """The state of an environment as it stands, one row.
@@ -93,7 +99,7 @@ class EnvCopies:
         if [type(layer) for layer in layers] != [type(layer) for layer in self._layers]:
             raise ValueError(f"env: expected the wrappers of {self._env}, got {env}")
         blob = torch.from_numpy(self._pack(layers))[None]
-        return CopyState(blob, torch.from_numpy(_flat(obs))[None], torch.zeros(1, dtype=torch.bool))
+        return CopyState(torch.from_numpy(_flat(obs))[None], blob, torch.zeros(1, dtype=torch.bool))
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> CopyState:
         raise ValueError(
@@ -108,7 +114,16 @@ class EnvCopies:
         return state
 
     def step(self, state: CopyState, action: Tensor, *, generator: Generator | None = None) -> tuple[CopyState, Step]:
+        """Take a step in every row.
+
+        Args:
+            action: numbers of actions, Long [rows], of a Discrete space; else [rows, *shape of the space].
+
+        Raises:
+            ValueError: actions are of another kind or shape, or there is no mean transition to take.
+        """
         rows = len(action)
+        self._check_action(action)
         if generator is not None:
             seeds = torch.randint(2**63 - 1, (rows, 2), generator=generator).tolist()
         elif self.deterministic:
@@ -124,7 +139,7 @@ class EnvCopies:
         for i in np.flatnonzero(~ended):
             seen, reward[i], ended[i] = self._step_one(blobs[i], actions[i], seeds[i])
             obs[i], blobs[i] = _flat(seen), self._pack(self._layers)
-        after = CopyState(torch.from_numpy(blobs), torch.from_numpy(obs), torch.from_numpy(ended))
+        after = CopyState(torch.from_numpy(obs), torch.from_numpy(blobs), torch.from_numpy(ended))
         return after, Step(after.obs, torch.from_numpy(reward), after.terminated.clone())
 
     def _step_one(self, blob: Any, action: Any, seed: list[int]) -> tuple[Any, float, bool]:
@@ -138,6 +153,27 @@ class EnvCopies:
         taken = int(action) + int(space.start) if self._discrete else action.astype(space.dtype)
         obs, reward, terminated, _, _ = self._env.step(taken)
         return obs, float(reward), bool(terminated)
+
+    def _check_action(self, action: Tensor) -> None:
+        space = self._env.action_space
+        shape, floats = [len(action), *space.shape], np.issubdtype(space.dtype, np.floating)
+        if list(action.shape) != shape or action.is_floating_point() != floats or action.dtype == torch.bool:
+            kind, help_ = ("floats", "use CEM, ICEM or MPPI") if floats else ("integers", "use UCT, PUCT or Gumbel")
+            raise ValueError(
+                f"action: expected {kind} of shape {shape} for {space}, got {action.dtype} {list(action.shape)}; for "
+                f"such actions {help_}"
+            )
+        wrong = (action < 0) | (action >= int(space.n)) if self._discrete else torch.zeros(1, dtype=torch.bool)
+        if bool(wrong.any()):
+            raise ValueError(f"action: expected integers in [0, {space.n}), got {int(action[wrong][0])}")
+
+    def _refuse_stream(self, found: tuple[str, Any] | None) -> None:
+        if found is not None:
+            raise ValueError(
+                f"env: {self._env} can't be copied: its attribute {found[0]} is a random stream of its own, "
+                f"{type(found[1]).__name__}; copies would hold it as it stands, and planning would know the luck to "
+                "come. Draw from self.np_random, which super().reset(seed=seed) makes"
+            )
 
     def _dump(self, layers: list[Any]) -> bytes:
         if self.fields is not None:

@@ -1,11 +1,13 @@
 """Copies of environments: they step as the environment does, share nothing with it, and refuse what can't be copied."""
 
+import random
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from planners import UCT, Problem
+from planners import CEM, MPC, UCT, Box, Problem, evaluate_plans
 from planners.env_copies import EnvCopies
 from planners.rows import map_rows
 
@@ -98,6 +100,115 @@ def test_tree_search_on_copies_crosses_the_lake():
             break
         state = problem.dynamics.state_of(env, obs)
     assert total == 1.0
+
+
+def test_continuous_planners_plan_on_copies():
+    env = gym.make("Pendulum-v1")
+    problem = Problem(EnvCopies(env, deterministic=True))
+    obs, _ = env.reset(seed=1)
+    start = problem.dynamics.state_of(env, obs)
+    planner = CEM(Box.from_space(env.action_space), horizon=12, population=40, elites=5, iterations=4)
+    plan = planner.plan(problem, start, planner.init(problem, start, generator=generator()), generator=generator())
+    random_plans = 4 * torch.rand(1, 40, 12, 1, generator=generator(), dtype=torch.float64) - 2
+    scores = evaluate_plans(problem, start, random_plans, generator=generator()).scores
+    assert float(plan.value) > float(scores.max())
+    assert plan.actions.dtype == torch.float64
+    total = 0.0
+    for action in plan.actions[0].numpy():
+        _, reward, *_ = env.step(action.astype(np.float32))
+        total += float(reward)
+    assert total == pytest.approx(float(plan.value), abs=1e-4)  # what was planned is what comes
+    action = MPC(planner, problem, seed=0).act_from(start)
+    assert action.shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "action", "message"),
+    [
+        ("CartPole-v1", torch.tensor([0.9]), r"action: expected integers of shape \[1\].*got torch.float32.*use UCT"),
+        ("CartPole-v1", torch.tensor([[1]]), r"action: expected integers of shape \[1\].*got torch.int64 \[1, 1\]"),
+        ("CartPole-v1", torch.tensor([2]), r"action: expected integers in \[0, 2\), got 2"),
+        ("Pendulum-v1", torch.tensor([[1]]), r"action: expected floats of shape \[1, 1\].*got torch.int64.*use CEM"),
+        ("Pendulum-v1", torch.tensor([0]), r"action: expected floats of shape \[1, 1\].*got torch.int64 \[1\]"),
+        ("Pendulum-v1", torch.tensor([0.5]), r"action: expected floats of shape \[1, 1\].*got torch.float32 \[1\]"),
+    ],
+)
+def test_actions_of_the_wrong_kind_are_refused(env_id, action, message):
+    env = gym.make(env_id)
+    model = EnvCopies(env, deterministic=True)
+    obs, _ = env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        model.step(model.state_of(env, obs), action)
+
+
+class Noise:
+    def __init__(self, stream):
+        self.streams = {"push": [stream]}
+
+
+STREAMS = {
+    "Generator": lambda: np.random.default_rng(0),
+    "RandomState": lambda: np.random.RandomState(0),
+    "PCG64": lambda: np.random.PCG64(0),
+    "Random": lambda: random.Random(0),
+    "torch": lambda: torch.Generator(),
+    "nested": lambda: Noise(np.random.default_rng(0)),
+}
+
+
+class OwnLuck(gym.Env):
+    """A walk whose luck lies elsewhere than in `np_random`, from the start or from the first step on."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, kind, late=False):
+        self.x, self.kind, self.rng = 0.0, kind, None if late else STREAMS[kind]()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0.0
+        return np.array([self.x]), {}
+
+    def step(self, action):
+        if self.rng is None:
+            self.rng = STREAMS[self.kind]()
+        self.x += (2 * action - 1) * (self.rng.random() if hasattr(self.rng, "random") else 1.0)
+        return np.array([self.x]), 0.0, False, False, {}
+
+
+class SameLuck(OwnLuck):
+    """It draws from `np_random` under another name."""
+
+    def reset(self, *, seed=None, options=None):
+        first = super().reset(seed=seed)
+        self.rng = self.np_random
+        return first
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("fields", [None, ("x",)])
+def test_a_random_stream_of_its_own_is_refused(kind, fields):
+    """Its copies would hold it as it stands, and planning would know the luck to come."""
+    where = r"rng.streams\['push'\]\[0\]" if kind == "nested" else "rng"
+    name = {"nested": "Generator", "torch": "Generator"}.get(kind, kind)
+    with pytest.raises(ValueError, match=rf"attribute {where} is .*{name}.*know the luck to come.*self.np_random"):
+        EnvCopies(OwnLuck(kind), fields=fields)
+
+
+def test_a_random_stream_made_late_is_refused():
+    with pytest.raises(ValueError, match=r"attribute rng is .*know the luck to come"):
+        EnvCopies(OwnLuck("Generator", late=True), room=4096)
+
+
+def test_np_random_under_another_name_has_a_stream_for_every_step():
+    env = SameLuck("Generator")
+    model = EnvCopies(env)
+    obs, _ = env.reset(seed=0)
+    rows = map_rows(lambda x: x.repeat_interleave(50, 0), model.state_of(env, obs))
+    _, step = model.step(rows, torch.ones(50, dtype=torch.long), generator=generator())
+    assert len(step.obs.unique()) == 50
+    assert not bool((step.obs == env.step(1)[0][0]).any())
 
 
 class Hidden(gym.Env):
