@@ -60,7 +60,7 @@ def box_qp(
         slope = torch.baddbmm(gradient, hessian, x)
         free = x != torch.where(slope > 0, low, high)  # the bound that a descent would meet
         factor, info = torch.linalg.cholesky_ex(torch.where(free & free.mT, hessian, eye))
-        failed = failed | (info > 0)[:, None, None]
+        failed = failed | ((info > 0) | ~slope.isfinite().all(1)[:, 0])[:, None, None]
         slope = slope * free
         unsolved = (slope.abs().amax(1) > small)[:, :, None] & ~failed
         if i == iterations or not bool(unsolved.any()):

@@ -65,6 +65,10 @@ def test_a_row_that_fails_says_so_and_leaves_its_neighbours_alone() -> None:
     g, one = random(4, 2, 1, seed=1), torch.ones(4, 2, 1, dtype=torch.float64)
     solution = box_qp(H, g, -one, one, 0 * one)
     assert solution.failed.tolist() == [False, True, True, False]
+    for value in (torch.nan, torch.inf, -torch.inf):
+        wrong = torch.where(torch.tensor([0, 0, 0, 1]).view(4, 1, 1) == 1, value, g)
+        broken = box_qp(good.expand(4, 2, 2), wrong, -one, one, 0 * one)
+        assert broken.failed.tolist() == [False, False, False, True]
     alone = box_qp(good[None], g[3:], -one[3:], one[3:], 0 * one[3:])
     torch.testing.assert_close(solution.x[3:], alone.x, rtol=0, atol=0)
 
