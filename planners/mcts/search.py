@@ -53,17 +53,18 @@ def plan_search(
     with torch.no_grad():
         state = problem.dynamics.assign(start, 1, generator=generator)
         obs = problem.dynamics.observe(state)
-        # One stream for each simulation: how many numbers it draws depends on how deep the trees of the batch are, and
-        # the next one must not notice.
-        seeds = torch.randint(2**63 - 1, (settings.simulations + 1,), generator=generator, device=generator.device)
-        luck = Generator(generator.device).manual_seed(int(seeds[-1]))
+        # Streams of their own for each simulation's descent and for its evaluation: how many numbers a descent draws
+        # depends on how deep the trees of the batch are, and what comes after it must not notice.
+        shape = (2, settings.simulations + 1)
+        seeds = torch.randint(2**63 - 1, shape, generator=generator, device=generator.device).tolist()
+        luck = Generator(generator.device).manual_seed(seeds[0][-1])
         memory = reach(problem, memory, obs)
         memory = plant(memory, state, obs, evaluator, luck)
         memory = draw_noise(memory, noise_of, generator)
         root, priors = root_of(settings, rule, memory), memory.tree.logits[:, 0].clone()
         if rule.kind == PUCT and noise_of is not None:
             memory.tree.logits[:, 0] = mixed_priors(priors, memory.noise, memory.tree.mask[:, 0])
-        done = _simulate(settings, rule, evaluator, problem, memory.tree, root, seeds.tolist(), luck, stop)
+        done = _simulate(settings, rule, evaluator, problem, memory.tree, root, seeds, luck, stop)
         memory.tree.logits[:, 0] = priors
         clear_last(memory.tree)
         best = _best_values(settings, problem, memory.tree) if settings.backup == "max" else None
@@ -78,16 +79,23 @@ def _simulate(
     problem: Problem,
     tree: Tree,
     root: Root,
-    seeds: list[int],
+    seeds: list[list[int]],
     luck: Generator,
     stop: Callable[[], bool],
 ) -> int:
-    """Run simulations until all are done or `stop` says so; returns how many."""
+    """Run simulations until all are done or `stop` says so; returns how many.
+
+    Args:
+        seeds: of the simulations' descents, and of their evaluations; behind them one of the root's, and one of a
+            native search.
+        luck: any generator of the right device; its state does not matter.
+    """
     compiled, limits, done = use_compiled(settings, tree), Limits(settings.horizon, float(problem.discount)), 0
     if compiled:
         from planners.mcts.native import NativeSearch, native_functions
 
         if (functions := native_functions(problem, evaluator)) is not None:
+            luck.manual_seed(seeds[1][-1])  # evaluating the roots has moved it, or not, as neighbours needed
             native = NativeSearch(functions, tree, rule, root, limits, settings.stochastic, luck)
             while done < settings.simulations and not stop():
                 end = settings.simulations if stop is never else min(done + CHUNK, settings.simulations)
@@ -98,8 +106,10 @@ def _simulate(
     engine = _engine(compiled)(tree, rule, root, limits)
     states, arrive = flat_states(tree.states), _arrive_drawn if settings.stochastic else _arrive
     while done < settings.simulations and not stop():
-        luck.manual_seed(seeds[done])
+        luck.manual_seed(seeds[0][done])
         arrival, state, key, step = arrive(problem, states, engine, done, luck)
+        if settings.stochastic:
+            luck.manual_seed(seeds[1][done])
         leaf = evaluator.evaluate(state, step.obs, generator=luck)
         place = engine.update(arrival, key, step, leaf)
         map_rows(partial(_put, place), states, state)

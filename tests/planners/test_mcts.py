@@ -99,6 +99,19 @@ def test_the_laws_of_planners_on_tensors(kind):
     check_planner(kind(3, simulations=20, rollout=1, compiled=False), PATHS, START)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", [UCT, Gumbel])
+def test_a_neighbour_moves_no_draw_where_outcomes_are_drawn(kind, compiled):
+    """Trees of the batch end their descents at different depths, and rollouts draw after them."""
+    planner = kind(3, simulations=40, rollout=2, stochastic=True, compiled=compiled)
+    moved = START.clone()
+    moved[1:] = torch.tensor([[3.0, 7.0], [0.0, 9.0], [2.0, 1.0]])  # nearer to the end: shallower trees
+    one, other = make_plan(planner, CHANCE), make_plan(planner, CHANCE, moved)
+    assert not torch.equal(one.info.q[1], other.info.q[1])
+    for x, y in zip(leaves(tuple(one)), leaves(tuple(other)), strict=True):
+        assert torch.equal(x[0].nan_to_num(), y[0].nan_to_num())
+
+
 @pytest.mark.parametrize("evaluator", [Critic(), Masked(), Opponent()], ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize(
     "planner",

@@ -50,6 +50,19 @@ def test_native_rollouts_obey_the_laws():
     check_planner(UCT(3, simulations=40, rollout=3), PROBLEM, START)
 
 
+def test_a_neighbour_moves_no_draw_where_outcomes_are_drawn():
+    """Not even a neighbour whose root is not kept, so that it draws to evaluate a new one."""
+    problem = Problem(NativeDynamics(coin, 2, stochastic=True), discount=0.9)
+    planner, plans = UCT(3, 50, rollout=3, stochastic=True), []
+    first = make_plan(planner, problem)
+    for start in (START, START + torch.tensor([[0.0, 0.0], [0.0, 5.0], [0.0, 0.0]])):
+        plans.append(planner.plan(problem, start, first.memory, generator=torch.Generator().manual_seed(1)))
+    assert not torch.equal(plans[0].info.visits[1], plans[1].info.visits[1])
+    assert torch.equal(plans[0].info.visits[0], plans[1].info.visits[0])
+    assert torch.equal(plans[0].info.q[0], plans[1].info.q[0])
+    check_planner(planner, problem, START)
+
+
 def test_chance_by_hand():
     problem = Problem(NativeDynamics(coin, 2, stochastic=True))
     plan = make_plan(UCT(2, 2000, exploration=1.5, rollout=0, stochastic=True, backup="max"), problem)
