@@ -6,7 +6,8 @@ that rewards and observations equal theirs. Derived fields such as `xpos` are th
 behind the state, as those environments read them.
 
 With `worlds`, particles are worlds: the uncertainty of a plan is over masses, friction or gains, and a risk measure
-ranges over it (domain randomisation).
+ranges over it (domain randomisation). A problem with one particle is about the nominal model, as is all that belongs to
+no plan's particle.
 """
 
 import copy
@@ -50,7 +51,8 @@ class SimState(NamedTuple):
     obs: Float[Tensor, "rows obs"]
     """What the environment would observe: not a function of `physics` everywhere."""
     world: Int[Tensor, "rows"]
-    """Which particle of a plan the row is: it lives in world `particle % number of worlds`."""
+    """Which particle of a plan the row is: it lives in world `particle % number of worlds`. -1: of no plan, or the only
+    particle: it lives in the nominal model."""
     ok: Bool[Tensor, "rows"]
     """False: the simulation diverged earlier, and the row stays invalid."""
     carried: Float[Tensor, "rows carried"]
@@ -81,8 +83,9 @@ class Simulator:
         derivatives: of steps, as `ILQR` needs them: "differences" of the steps themselves; or "transition_fd", by
             MuJoCo's mjd_transitionFD, several times as fast, but with implicitfast in place of RK4, and without
             `fields`.
-        worlds: models that differ from `model` in numbers only (`randomize_models` makes them): particle i of a plan
-            lives in world `i % len(worlds)`. None: `model` is the only one.
+        worlds: models that differ from `model` in numbers only (`randomize_models` makes them): with two particles or
+            more, particle i of a plan lives in world `i % len(worlds)`. `model` stays the nominal one: a plan's only
+            particle lives in it, and so do rows that no plan has assigned. None: all rows do.
 
     Raises:
         ValueError: the model does not compile, a number is out of range, MuJoCo has no such field, or worlds differ
@@ -117,7 +120,8 @@ class Simulator:
         if worlds is not None and len(worlds) == 0:
             raise ValueError("worlds: expected at least one model, or None for the model itself, got none")
         self.model = copy.deepcopy(load_model(model))
-        self.worlds = [self.model] if worlds is None else [copy.deepcopy(load_model(world)) for world in worlds]
+        self.models = [self.model]  # the nominal one first
+        self.models.extend(copy.deepcopy(load_model(world)) for world in worlds or ())
         self.outcome = outcome
         self.observe_fields = observe
         self.frame_skip = frame_skip
@@ -135,7 +139,7 @@ class Simulator:
         self._checked = False
         data = mujoco.MjData(self.model)
         self._default = _state_of(self.model, data)  # what rows that can't be stepped are replaced by
-        self._engine = make_engine(self.worlds, frame_skip, self.threads, fields)
+        self._engine = make_engine(self.models, frame_skip, self.threads, fields)
         self._carry_shapes = [getattr(data, name).shape for name in carry]
 
     def state_of(self, env: Any) -> SimState:
@@ -164,10 +168,10 @@ class Simulator:
 
         Args:
             physics: finite numbers; `SimState.physics` with positions and velocities replaced, say.
-            world: particles of the rows; None: 0.
+            world: particles of the rows; None: -1, the nominal model.
         """
         if world is None:
-            world = torch.zeros(len(physics), dtype=torch.long)
+            world = _nowhere(len(physics))
         arrays = self._engine.forward(physics.numpy(), self._worlds(world)) if self.fields else []
         derived = {name: torch.from_numpy(array) for name, array in zip(self.fields, arrays, strict=True)}
         return self._state(physics, derived)._replace(world=world)
@@ -192,13 +196,14 @@ class Simulator:
         physics[:, self._slices["qvel"]] = qvel
         carried = self.at(physics).carried if self.carry else torch.empty(len(obs), 0, dtype=torch.float64)
         ok = torch.ones(len(obs), dtype=torch.bool)
-        return SimState(physics, obs, torch.zeros(len(obs), dtype=torch.long), ok, carried)
+        return SimState(physics, obs, _nowhere(len(obs)), ok, carried)
 
     def observe(self, state: SimState) -> Float[Tensor, "rows obs"]:
         return state.obs
 
     def assign(self, state: SimState, particles: int, *, generator: Generator) -> SimState:
-        return state._replace(world=torch.arange(len(state.world)) % particles)
+        rows = len(state.world)
+        return state._replace(world=_nowhere(rows) if particles == 1 else torch.arange(rows) % particles)
 
     def step(
         self, state: SimState, action: Float[Tensor, "rows act"], *, generator: Generator | None = None
@@ -261,10 +266,12 @@ class Simulator:
         rows = len(physics)
         obs = self.observe_fields({**self._read(physics), **derived})
         carried = self._carried(derived, torch.empty(rows, 0, dtype=torch.float64))
-        return SimState(physics, obs, torch.zeros(rows, dtype=torch.long), torch.ones(rows, dtype=torch.bool), carried)
+        return SimState(physics, obs, _nowhere(rows), torch.ones(rows, dtype=torch.bool), carried)
 
     def _worlds(self, particle: Tensor) -> NDArray[np.int64]:
-        return particle.numpy() % len(self.worlds)
+        """Which of `models` each row lives in."""
+        number = particle.numpy()
+        return np.where(number < 0, 0, 1 + number % max(1, len(self.models) - 1)) % len(self.models)
 
     def _read(self, physics: Tensor) -> dict[str, Tensor]:
         time, qpos, qvel, act, _ = physics.split(self._widths, 1)
@@ -296,6 +303,11 @@ class Simulator:
                     f"{name}: expected {dtype} of shape {list(shape)}, got {value.dtype} {list(value.shape)}"
                 )
         self._checked = True
+
+
+def _nowhere(rows: int) -> Tensor:
+    """The `world` of rows that are in none: they live in the nominal model."""
+    return torch.full((rows,), -1)
 
 
 def _finite(*tensors: Tensor) -> bool:

@@ -36,7 +36,7 @@ class Advanced(NamedTuple):
 
 
 class Engine(Protocol):
-    """Simulations of a list of models (worlds) that give `MjData` the same layout."""
+    """Simulations of a list of models (the nominal one, and worlds) that give `MjData` the same layout."""
 
     def advance(self, physics: Floats, ctrl: Floats, world: NDArray[np.int64]) -> Advanced:
         """Substeps of every row, from finite physics [rows, nstate] with controls [rows, nu]."""

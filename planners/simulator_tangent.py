@@ -182,7 +182,7 @@ def _transition(simulator: Simulator, state: SimState, action: Tensor) -> NDArra
     size, act = simulator.tangent.size, action.shape[1]
     full = np.full((len(action), size, size + act), np.nan)
     A, B = np.zeros((size, size)), np.zeros((size, act))
-    models = [_smooth(world) for world in simulator.worlds]
+    models = [_smooth(world) for world in simulator.models]
     physics, controls, worlds = state.physics.numpy(), action.numpy(), simulator._worlds(state.world)
     for row in np.flatnonzero(state.ok.numpy() & np.isfinite(physics).all(1) & np.isfinite(controls).all(1)):
         model, smooth, data = models[worlds[row]]

@@ -21,7 +21,7 @@ SLIDER = """<mujoco><option timestep="0.02"/><worldbody><body name="block">
 </body></worldbody>
 <actuator><motor joint="x" ctrlrange="-1 1" ctrllimited="true"/></actuator>
 <sensor><jointpos name="where" joint="x"/><framelinvel name="fast" objtype="site" objname="top"/></sensor></mujoco>"""
-MASSES = [0.2, 1.0, 3.0]
+MASSES, NOMINAL = [0.2, 1.0, 3.0], 0.6
 
 
 def distance(before: Any, action: Tensor, after: Any) -> tuple[Tensor, Tensor]:
@@ -33,7 +33,7 @@ def state(after: Any) -> Tensor:
     return torch.cat([after["qpos"], after["qvel"]], 1)
 
 
-def slider(masses: list[float] | None = None, mass: float = 1.0, fields: tuple[str, ...] = ()) -> Simulator:
+def slider(masses: list[float] | None = None, mass: float = NOMINAL, fields: tuple[str, ...] = ()) -> Simulator:
     worlds = None if masses is None else [load_model(SLIDER.format(mass=m)) for m in masses]
     return Simulator(
         SLIDER.format(mass=mass),
@@ -111,6 +111,55 @@ def test_risk_ranges_over_worlds() -> None:
     assert careless.scores.item() < -0.5
 
 
+@pytest.mark.parametrize("fields", [(), ("cfrc_ext",)], ids=["batch", "data"])
+def test_one_particle_lives_in_the_nominal_model(fields: tuple[str, ...]) -> None:
+    """So do rows that no plan has assigned: predictions of a delay, and iLQR's."""
+    model, nominal = slider(MASSES, fields=fields), slider(fields=fields)
+    generator, start = torch.Generator(), model.reset(torch.zeros(2, 2))
+    one = evaluate_plans(Problem(model), start, plans(5).repeat(2, 1, 1, 1), generator=generator)
+    alone = evaluate_plans(Problem(nominal), start, plans(5).repeat(2, 1, 1, 1), generator=generator)
+    assert torch.equal(one.scores, alone.scores)
+    single = slider(MASSES[:1], fields=fields)
+    assert torch.equal(
+        evaluate_plans(Problem(single), start, plans(5).repeat(2, 1, 1, 1), generator=generator)[0], one[0]
+    )
+    action = torch.ones(2, 1, dtype=torch.float64)
+    expected, _ = nominal.step(nominal.reset(torch.zeros(2, 2)), action)
+    for state in (start, model.at(start.physics), model.retract(start, torch.zeros(2, 2, dtype=torch.float64))):
+        assert torch.equal(model.step(state, action)[0].physics, expected.physics)
+    three = model.assign(repeat_rows(start, 3), 3, generator=generator)
+    again = model.assign(model.step(three, torch.ones(6, 1).double())[0], 1, generator=generator)
+    assert again.world.tolist() == [-1] * 6
+    data = mujoco.MjData(load_model(SLIDER.format(mass=NOMINAL)))
+    assert torch.equal(model.step(model.state_of(data), action[:1])[0].physics, expected.physics[:1])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, as forward mode is loaded
+@pytest.mark.parametrize("derivatives", ["differences", "transition_fd"])
+def test_derivatives_are_those_of_the_model_that_a_row_lives_in(derivatives: Any) -> None:
+    def make(mass: float, masses: list[float] | None = None) -> Simulator:
+        worlds = None if masses is None else [load_model(SLIDER.format(mass=m)) for m in masses]
+        return Simulator(
+            SLIDER.format(mass=mass),
+            distance,
+            state,
+            threads=1,
+            state_from_obs=lambda obs: (obs[:, :1], obs[:, 1:]),
+            worlds=worlds,
+            derivatives=derivatives,
+        )
+
+    model, action = make(NOMINAL, MASSES), torch.full((4, 1), 0.5, dtype=torch.float64)
+    start = model.reset(torch.zeros(4, 2))
+    start = start._replace(world=torch.tensor([-1, 0, 1, 2]))
+    found = model.expand(start, action).action_jacobian
+    for row, mass in enumerate((NOMINAL, *MASSES)):
+        single = make(mass)
+        alone = single.expand(single.reset(torch.zeros(1, 2)), action[:1]).action_jacobian
+        assert torch.equal(found[row], alone[0])
+    assert float(found.std(0).max()) > 1e-4
+
+
 def test_rows_grow_and_worlds_follow() -> None:
     """The batch under the simulator is made anew for more rows, and rows change worlds from call to call."""
     model = slider(MASSES)
@@ -118,7 +167,7 @@ def test_rows_grow_and_worlds_follow() -> None:
         start = model.assign(model.reset(torch.zeros(rows, 2)), particles, generator=torch.Generator())
         after, _ = model.step(start, torch.ones(rows, 1, dtype=torch.float64))
         for row in range(rows):
-            one = slider(mass=MASSES[row % particles])
+            one = slider(mass=MASSES[row % particles] if particles > 1 else NOMINAL)
             alone, _ = one.step(one.reset(torch.zeros(1, 2)), torch.ones(1, 1, dtype=torch.float64))
             assert torch.equal(after.physics[row], alone.physics[0])
 
@@ -250,7 +299,8 @@ def test_worlds_of_a_known_task() -> None:
     start = model.assign(repeat_rows(model.state_of(env), 3), 3, generator=torch.Generator())
     _, step = model.step(start, action)
     for j, world in enumerate(worlds):
-        alone = simulator(env, threads=1, worlds=[world])
-        assert torch.equal(alone.step(alone.state_of(env), action[:1])[1].obs[0], step.obs[j])
+        alone = simulator(env, threads=1, worlds=[world, world])
+        row = alone.assign(repeat_rows(alone.state_of(env), 2), 2, generator=torch.Generator())
+        assert torch.equal(alone.step(row, action[:2])[1].obs[0], step.obs[j])
     _, plain = simulator(env, threads=1).step(start, action)
     assert (plain.obs[:, 1] - step.obs[:, 1]).abs().min() > 1e-6
