@@ -1,9 +1,9 @@
-"""Telling states apart: by a 64-bit key within a tree, and by their observations between one plan and the next."""
+"""Telling states apart: by a 64-bit key within a tree, and up to rounding between one plan and the next."""
 
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from planners.dynamics import Step
@@ -12,7 +12,7 @@ from planners.rows import leaves
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ODD = (-7046029254386353131, -4658895280553007687, -7723592293110705685)  # splitmix64's, as signed numbers
 TOLERANCE = 1e-5
-"""Relative and absolute: two observations that differ by less are the same state, up to rounding."""
+"""Relative and absolute: numbers of two states that differ by less are the same, up to rounding."""
 
 
 def outcome_key(state: Any, step: Step) -> Int[Tensor, "rows"]:
@@ -44,6 +44,12 @@ def _logical_shift(x: Tensor, by: int) -> Tensor:
     return (x >> by) & ((1 << (64 - by)) - 1)
 
 
-def same_observation(one: Float[Tensor, "rows obs"], other: Float[Tensor, "rows obs"]) -> Bool[Tensor, "rows"]:
-    """Whether observations agree up to rounding."""
-    return torch.isclose(one, other, rtol=TOLERANCE, atol=TOLERANCE).all(1)
+def same_state(one: Any, other: Any) -> Bool[Tensor, "rows"]:
+    """Whether whole states agree, not what is observed of them alone: floating-point numbers up to rounding."""
+    pairs = list(zip(leaves(one), leaves(other), strict=True))
+    same = torch.ones(len(pairs[0][0]), dtype=torch.bool, device=pairs[0][0].device)
+    for x, y in pairs:
+        real = x.is_floating_point()
+        equal = torch.isclose(x, y.to(x), rtol=TOLERANCE, atol=TOLERANCE) if real else x == y
+        same = same & equal.flatten(1).all(1) if equal.dim() > 1 else same & equal
+    return same

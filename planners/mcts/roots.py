@@ -9,19 +9,21 @@ from torch import Generator, Tensor
 
 from planners.mcts.evaluators import Evaluator, Leaf
 from planners.mcts.memory import SearchMemory, Settings
-from planners.mcts.outcomes import same_observation
+from planners.mcts.outcomes import same_state
 from planners.mcts.policies import GUMBEL, Rule, halving_schedule
 from planners.mcts.tensors import Root, fill
 from planners.mcts.tree import NONE, children, subtree, take_nodes
-from planners.problem import Problem
 from planners.rows import map_rows
 
 NoiseSource = Callable[[Tensor, Generator], Tensor]
 """(mask [batch, actions], generator) -> noise [batch, actions]."""
 
 
-def reach(problem: Problem, memory: SearchMemory, obs: Tensor) -> SearchMemory:
-    """The subtree of the outcome whose observation is `obs`; no tree where there is none. A copy."""
+def reach(memory: SearchMemory, state: Any) -> SearchMemory:
+    """The subtree of the outcome that is `state`; no tree where there is none. A copy.
+
+    States are compared whole: those that look alike and differ in what is hidden have other futures.
+    """
     tree, pending = memory.tree, memory.pending
     root = torch.zeros_like(pending)
     moved = (pending >= 0) & (tree.size > 0)
@@ -29,8 +31,7 @@ def reach(problem: Problem, memory: SearchMemory, obs: Tensor) -> SearchMemory:
     found = torch.full_like(slot, NONE)
     rows = torch.arange(len(slot), device=slot.device)
     while bool((slot >= 0).any()):
-        seen = problem.dynamics.observe(take_nodes(tree.states, slot.clamp(min=0)))
-        here = (slot >= 0) & same_observation(seen, obs)
+        here = (slot >= 0) & same_state(take_nodes(tree.states, slot.clamp(min=0)), state)
         found = torch.where(here, slot, found)
         slot = torch.where(here | ~moved | (slot < 0), NONE, tree.sibling[rows, slot.clamp(min=0)])
     same = found == 0

@@ -31,7 +31,7 @@ from planners.mcts.tree import NONE, Tree, clear_last, flat_states
 from planners.planner import Plan, never
 from planners.problem import Problem
 from planners.risk import mean
-from planners.rows import map_rows, where_rows
+from planners.rows import first_leaf, map_rows, where_rows
 
 CHUNK = 32
 """Simulations of a native model between two questions whether to stop."""
@@ -58,7 +58,7 @@ def plan_search(
         shape = (2, settings.simulations + 1)
         seeds = torch.randint(2**63 - 1, shape, generator=generator, device=generator.device).tolist()
         luck = Generator(generator.device).manual_seed(seeds[0][-1])
-        memory = reach(problem, memory, obs)
+        memory = reach(memory, state)
         memory = plant(memory, state, obs, evaluator, luck)
         memory = draw_noise(memory, noise_of, generator)
         root, priors = root_of(settings, rule, memory), memory.tree.logits[:, 0].clone()
@@ -137,7 +137,9 @@ def _line(settings: Settings, memory: SearchMemory) -> Tensor:
 def advance_search(problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
     """Note the executed action. Which of its outcomes has happened is told by the next state that is seen."""
     with torch.no_grad():
-        memory = reach(problem, memory, problem.dynamics.observe(start))
+        # As in `plan_search`: states in trees have been assigned. Dynamics that draw there find no subtree again.
+        state = problem.dynamics.assign(start, 1, generator=Generator(first_leaf(start).device).manual_seed(0))
+        memory = reach(memory, state)
         return memory._replace(pending=torch.where(memory.tree.size > 0, action, NONE))
 
 

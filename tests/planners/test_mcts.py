@@ -1,13 +1,14 @@
 """Tree search: rules against hand-made tables, the laws of trees, and what bad input gets."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from planners import PUCT, UCT, Box, FunctionDynamics, Gumbel, Problem
+from planners import PUCT, UCT, Box, FunctionDynamics, Gumbel, Problem, Step
 from planners.mcts import Leaf, Rollouts, action_count
 from planners.mcts.policies import GUMBEL, Edges, Rule, choose, halving_schedule, improved_policy, sigma
 from planners.mcts.policies import PUCT as PUCT_RULE
@@ -295,6 +296,52 @@ def test_an_unforeseen_state_starts_a_new_tree():
     elsewhere = START + 0.5
     plan = make_plan(planner, start=elsewhere, memory=memory)
     assert torch.equal(plan.info.visits, make_plan(planner, start=elsewhere).info.visits)
+
+
+class HiddenState(NamedTuple):
+    seen: torch.Tensor
+    bit: torch.Tensor
+    """Not observed: which action pays in the second step."""
+
+
+class Hidden:
+    """Two steps; only the second one pays, 1 for the action that equals the hidden bit, which action 1 flips."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+
+    def state(self, seen, bit):
+        return HiddenState(torch.tensor([[float(seen)]]).double(), torch.tensor([bit]).to(self.dtype))
+
+    def observe(self, state):
+        return state.seen
+
+    def assign(self, state, particles, *, generator):
+        return state
+
+    def step(self, state, action, *, generator=None):
+        first = state.seen[:, 0] == 0
+        pays = ~first & (action == state.bit.long())
+        bit = torch.where(first, (state.bit.long() + action) % 2, state.bit.long()).to(self.dtype)
+        after = HiddenState(state.seen + 1, bit)
+        return after, Step(after.seen, pays.double(), ~first)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64, torch.bool])
+def test_a_subtree_is_that_of_the_whole_state_not_of_what_is_seen(dtype):
+    model = Hidden(dtype)
+    problem, planner = Problem(model), UCT(2, simulations=30, rollout=0)
+    first = make_plan(planner, problem, model.state(0, 0))
+    zero = torch.tensor([0])
+    memory = planner.advance(problem, first.memory, zero, model.state(0, 0))
+    foreseen, other = model.state(1, 0), model.state(1, 1)
+    assert int(make_plan(planner, problem, foreseen, memory=memory).info.visits.sum()) > 30
+    plan = make_plan(planner, problem, other, memory=memory)
+    assert int(plan.info.visits.sum()) == 30
+    assert plan.info.q.tolist() == [[0.0, 1.0]]
+    # nor is the root of another state: nothing is known of what its action led to
+    memory = planner.advance(problem, first.memory, zero, model.state(0, 1))
+    assert int(make_plan(planner, problem, foreseen, memory=memory).info.visits.sum()) == 30
 
 
 def test_rollouts_by_hand():
