@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from planners.mcts.model import take_step
 from planners.problem import Problem
 from planners.rows import repeat_rows
 
@@ -90,7 +91,7 @@ class Rollouts:
         weight = torch.ones_like(returns)  # of the reward or value that comes next, row by row
         for _ in range(self.depth):
             action = self._draw(obs, generator)
-            state, step = self.problem.dynamics.step(state, action, generator=generator if self.stochastic else None)
+            state, step = take_step(self.problem, state, action, generator if self.stochastic else None)
             going = going & (step.reward + 0 * step.obs.sum(-1)).isfinite()
             returns = returns + torch.where(going, weight * step.reward, 0.0)
             weight = torch.where(going, weight * self.problem.discount, weight)

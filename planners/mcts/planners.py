@@ -256,11 +256,19 @@ def action_count(space: Any) -> int:
     return int(n)
 
 
+_ADVICE = {
+    "actions": "; `action_count(space)` tells it of a discrete Gymnasium space, and for continuous actions there are "
+    "CEM, iCEM and MPPI"
+}
+
+
 def _check(settings: Settings, **positive: float) -> None:
     whole = {"actions": settings.actions, "simulations": settings.simulations, "horizon": settings.horizon}
     if settings.capacity is not None:
         whole["capacity"] = settings.capacity
     for name, number in whole.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}{_ADVICE.get(name, '')}")
         if number < 1:
             raise ValueError(f"{name}: expected at least 1, got {number}")
     if settings.rollout < 0:

@@ -22,6 +22,7 @@ from planners.dynamics import Step
 from planners.mcts.dynamic_programming import best_values
 from planners.mcts.evaluators import Evaluator, Leaf
 from planners.mcts.memory import SearchMemory, Settings
+from planners.mcts.model import take_step
 from planners.mcts.outcomes import outcome_key
 from planners.mcts.policies import PUCT, Rule
 from planners.mcts.results import decide, principal_line, result_of
@@ -209,7 +210,7 @@ def _arrive(
 ) -> tuple[Arrival, Any, Tensor, Step]:
     """Descend to an edge that leads to no node, and take its step: the next state, its key and the step."""
     arrival = engine.descend(simulation)
-    state, step = problem.dynamics.step(map_rows(partial(_take, arrival.place), states), arrival.action)
+    state, step = take_step(problem, map_rows(partial(_take, arrival.place), states), arrival.action, None)
     return arrival, state, engine.no_key, step
 
 
@@ -234,5 +235,5 @@ def _arrive_drawn(
 
 def _draw_step(problem: Problem, states: Any, arrival: Arrival, generator: Generator) -> tuple[Any, Tensor, Step]:
     state = map_rows(partial(_take, arrival.place), states)
-    state, step = problem.dynamics.step(state, arrival.action, generator=generator)
+    state, step = take_step(problem, state, arrival.action, generator)
     return state, outcome_key(state, step), step

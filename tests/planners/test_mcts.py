@@ -383,6 +383,20 @@ def test_bad_input():
     for wrong in ({"simulations": 0}, {"capacity": 0}, {"exploration": 0.0}, {"horizon": 0}, {"backup": "min"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             UCT(3, **wrong)
+    for space in (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3), 2.5, None, True):
+        for kind in (UCT, PUCT, Gumbel):
+            with pytest.raises(ValueError, match=r"actions: expected a whole number.*action_count\(space\).*CEM, iCEM"):
+                kind(space)
+    with pytest.raises(ValueError, match=r"simulations: expected a whole number of at least 1, got 10\.5"):
+        UCT(3, simulations=10.5)
+
+
+@pytest.mark.parametrize("rollout", [0, 2])
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_a_model_for_continuous_actions_is_refused(rollout, stochastic):
+    moves = Problem(FunctionDynamics(lambda x, a: x + a[:, :1], lambda x, a, n: n[:, 0]))
+    with pytest.raises(ValueError, match=r"expected dynamics that take discrete actions.*use CEM, iCEM or MPPI"):
+        make_plan(UCT(3, rollout=rollout, stochastic=stochastic), moves)
 
 
 def test_action_spaces():
