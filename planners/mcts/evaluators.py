@@ -17,7 +17,8 @@ class Leaf(NamedTuple):
     """An evaluation of states, rows leading."""
 
     logits: Float[Tensor, "rows actions"]
-    """Prior preferences: probabilities are their softmax over the valid actions."""
+    """Prior preferences: probabilities are their softmax over the valid actions. -inf: the action can't be taken, as if
+    `mask` said so."""
     value: Float[Tensor, "rows"]
     """Estimate of the discounted return from here on, in the sense of the model's rewards whoever is to move. Not
     finite: the state is invalid, and no plan goes there."""

@@ -250,7 +250,7 @@ def update_one(
     value, n = 0.0, last
     if not leaf.terminated[b]:
         value = np.float64(leaf.value[b])
-        stuck[b] |= not _any(leaf.mask[b])
+        stuck[b] |= not _any_allowed(leaf, b)
         if depth + 1 < horizon and t.size[b] < last:
             n = t.size[b]
             t.size[b] += 1
@@ -267,15 +267,15 @@ def _store(t: Arrays, leaf: LeafArrays, b: int, n: int, parent: int, action: int
     t.reward[b, n], t.raw[b, n], t.sign[b, n] = leaf.reward[b], leaf.value[b], leaf.sign[b]
     top, norm = -np.inf, 0.0
     for a in range(t.logits.shape[2]):
-        t.mask[b, n, a] = leaf.mask[b, a]
-        if leaf.mask[b, a]:
+        t.mask[b, n, a] = _allowed(leaf, b, a)
+        if t.mask[b, n, a]:
             top = max(top, np.float64(leaf.logits[b, a]))
     for a in range(t.logits.shape[2]):
-        if leaf.mask[b, a]:
+        if t.mask[b, n, a]:
             norm += np.exp(np.float64(leaf.logits[b, a]) - top)
     norm = np.log(norm)
     for a in range(t.logits.shape[2]):
-        t.logits[b, n, a] = np.float64(leaf.logits[b, a]) - top - norm if leaf.mask[b, a] else 0.0
+        t.logits[b, n, a] = np.float64(leaf.logits[b, a]) - top - norm if t.mask[b, n, a] else 0.0
 
 
 @njit(cache=True, error_model="numpy")
@@ -307,8 +307,22 @@ def _finite(leaf: LeafArrays, b: int) -> bool:
     if leaf.terminated[b]:
         return good
     for a in range(leaf.logits.shape[1]):
-        good = good and (np.isfinite(leaf.logits[b, a]) or not leaf.mask[b, a])
+        good = good and (np.isfinite(leaf.logits[b, a]) or not _allowed(leaf, b, a))
     return good and np.isfinite(leaf.value[b])
+
+
+@njit(cache=True, error_model="numpy")
+def _allowed(leaf: LeafArrays, b: int, a: int) -> bool:
+    """No mask forbids the action, nor a prior of 0."""
+    return leaf.mask[b, a] and leaf.logits[b, a] != -np.inf
+
+
+@njit(cache=True, error_model="numpy")
+def _any_allowed(leaf: LeafArrays, b: int) -> bool:
+    for a in range(leaf.mask.shape[1]):  # noqa: SIM110 (numba compiles no generators)
+        if _allowed(leaf, b, a):
+            return True
+    return False
 
 
 @njit(cache=True, error_model="numpy")

@@ -53,9 +53,9 @@ class FullLeaf(NamedTuple):
 
 
 def fill(leaf: Leaf) -> FullLeaf:
-    """Priors as normalised logarithms; no mask: all actions are valid; no sign: the side to move maximises."""
+    """Priors as normalised logarithms; no mask: actions with a prior are valid; no sign: the side to move maximises."""
     logits, value = leaf.logits.double(), leaf.value.double()
-    mask = torch.ones_like(logits, dtype=torch.bool) if leaf.mask is None else leaf.mask
+    mask = logits != -torch.inf if leaf.mask is None else leaf.mask & (logits != -torch.inf)
     sign = torch.ones_like(value) if leaf.sign is None else leaf.sign.double()
     good = value.isfinite() & (logits.isfinite() | ~mask).all(1)
     log_prior = logits.masked_fill(~mask, -torch.inf).log_softmax(1)

@@ -66,6 +66,16 @@ class Masked(Critic):
         return super().evaluate(state, obs, generator=generator)._replace(mask=mask)
 
 
+class MaskedByLogits(Masked):
+    """The same by logits of -inf, but for one action, which stays in a mask."""
+
+    def evaluate(self, state, obs, *, generator):
+        leaf = super().evaluate(state, obs, generator=generator)
+        forbidden = ~leaf.mask
+        leaf.mask[:, 1] = True
+        return leaf._replace(logits=leaf.logits.masked_fill(forbidden, -torch.inf))
+
+
 class Opponent(Critic):
     """The sides take turns."""
 
@@ -269,6 +279,26 @@ def test_a_masked_action_is_never_taken():
     assert plan.info.visits[[1, 3], 1].tolist() == [0, 0]
     assert (plan.memory.tree.visits[..., 0] == 0).all()
     assert plan.info.weights[:, 0].tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("kind", [UCT, PUCT, Gumbel])
+def test_logits_of_minus_infinity_are_a_mask(kind, compiled):
+    one, other = (
+        make_plan(kind(3, simulations=60, evaluator=evaluator, compiled=compiled))
+        for evaluator in (Masked(), MaskedByLogits())
+    )
+    assert one.valid.all()
+    for x, y in zip(leaves(tuple(one)), leaves(tuple(other)), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0, equal_nan=True)
+
+    class NoPrior(Critic):
+        def evaluate(self, state, obs, *, generator):
+            leaf = super().evaluate(state, obs, generator=generator)
+            return leaf._replace(logits=leaf.logits.masked_fill(obs[:, :1] > 0, -torch.inf))
+
+    with pytest.raises(ValueError, match="mask: expected a valid action in every state"):
+        make_plan(kind(3, evaluator=NoPrior(), compiled=compiled))
 
 
 def test_dirichlet_noise_moves_the_priors_of_the_root_alone():

@@ -25,6 +25,14 @@ def critic(state, logits, mask, luck):
 
 
 @njit
+def critic_by_logits(state, logits, mask, luck):
+    value, sign = critic(state, logits, mask, luck)
+    if not mask[2]:
+        mask[2], logits[2] = True, -np.inf
+    return value, sign
+
+
+@njit
 def coin(state, action, after, luck):
     after[0], after[1] = state[0] + 1, 1.0 if uniform(luck) < 0.25 else 0.0
     return after[1] * action, after[0] >= 2
@@ -44,6 +52,15 @@ def test_native_search_gives_the_same_trees(kind):
     assert torch.equal(plans[0].info.visits, plans[1].info.visits)
     assert torch.equal(plans[0].actions, plans[1].actions)
     torch.testing.assert_close(plans[0].info.q, plans[1].info.q, rtol=0, atol=1e-12, equal_nan=True)
+
+
+def test_logits_of_minus_infinity_are_a_mask():
+    for compiled in (True, False):
+        functions = (critic, critic_by_logits)
+        one, other = (make_plan(UCT(3, 60, evaluator=NativeEvaluator(f, 3), compiled=compiled)) for f in functions)
+        assert (one.info.visits[:, 2] > 0).any()
+        assert torch.equal(one.info.visits, other.info.visits)
+        assert torch.equal(one.memory.tree.mask, other.memory.tree.mask)
 
 
 def test_native_rollouts_obey_the_laws():
