@@ -29,11 +29,11 @@ class SearchInfo(NamedTuple):
     visits: Int[Tensor, "batch actions"]
     q: Float[Tensor, "batch actions"]
     """Return after each action, in the sense of the model's rewards: the mean, or the best one (`backup="max"`). NaN
-    where the action was never taken."""
+    where the action was never taken, can't be, or was found to be invalid."""
     weights: Float[Tensor, "batch actions"]
     """The policy that the search recommends: shares of visits, or Gumbel's improved policy. Learn from or sample it."""
     value: Float[Tensor, "batch"]
-    """Mean return of the root over all simulations."""
+    """Mean return of the root over all simulations but those through actions found to be invalid."""
     nodes: Int[Tensor, "batch"]
     """Size of the tree."""
     full: Bool[Tensor, "batch"]

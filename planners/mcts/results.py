@@ -45,8 +45,10 @@ def result_of(rule: Rule, memory: SearchMemory, line: Tensor, best: Tensor | Non
     visits, total, mask = tree.visits[:, 0], tree.total[:, 0], tree.mask[:, 0]
     edges = edges_of(tree, torch.zeros_like(choice))
     valid = mask.any(1)
-    q = torch.where(visits > 0, total / visits.clamp(min=1) if best is None else best, torch.nan)
-    value = torch.where(visits[rows, choice] > 0, q[rows, choice], tree.raw[:, 0])
+    known = mask & (visits > 0)  # what was found to be invalid was visited before, and its mean is no return of a plan
+    q = torch.where(known, total / visits.clamp(min=1) if best is None else best, torch.nan)
+    mean = (tree.raw[:, 0] + torch.where(known, total, 0.0).sum(1)) / (1 + torch.where(known, visits, 0).sum(1))
+    value = torch.where(known[rows, choice], q[rows, choice], tree.raw[:, 0])
     if rule.kind == GUMBEL:
         weights = improved_policy(rule, edges)
     else:
@@ -57,7 +59,7 @@ def result_of(rule: Rule, memory: SearchMemory, line: Tensor, best: Tensor | Non
         visits=visits.clone(),
         q=q.to(obs),
         weights=weights.to(obs),
-        value=(tree.sign[:, 0] * edges.value).to(obs),
+        value=mean.to(obs),
         nodes=tree.size.clone(),
         full=tree.size >= tree.slots - 1,
         simulations=torch.full_like(choice, done),

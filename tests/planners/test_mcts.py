@@ -301,6 +301,26 @@ def test_logits_of_minus_infinity_are_a_mask(kind, compiled):
         make_plan(kind(3, evaluator=NoPrior(), compiled=compiled))
 
 
+@pytest.mark.parametrize("planner", [UCT(3, 60), UCT(3, 60, backup="max"), PUCT(3, 60), Gumbel(3, 60)], ids=repr)
+def test_an_action_found_to_be_invalid_has_no_value(planner):
+    """Action 0 pays 100 and leads to a state from which every step is NaN: it is visited once before that shows."""
+
+    def pays(x, a, next_x):
+        trap = (x[:, 0] == 0) & (a == 0)
+        return torch.where(trap, 100.0, torch.where((x[:, 1] == 5) & (x[:, 0] == 1), torch.nan, 1.0)).to(x)
+
+    def step(x, a):
+        return torch.stack([x[:, 0] + 1, torch.where((x[:, 0] == 0) & (a == 0), 5.0, 0.0).to(x)], 1)
+
+    model = Problem(FunctionDynamics(step, pays, lambda x, a, n: n[:, 0] >= 2))
+    for compiled in (True, False):
+        info = make_plan(replace(planner, rollout=0, compiled=compiled), model).info
+        assert (info.visits[:, 0] > 0).all()
+        assert info.q[:, 0].isnan().all()
+        assert (info.q[:, 1:] <= 2).all()
+        assert (info.value <= 2).all()
+
+
 def test_dirichlet_noise_moves_the_priors_of_the_root_alone():
     planner = PUCT(3, simulations=200, noise_fraction=0.9, noise_concentration=0.3, evaluator=Critic())
     one, same, other = make_plan(planner), make_plan(planner), make_plan(planner, seed=1)
