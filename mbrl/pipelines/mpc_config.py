@@ -72,7 +72,7 @@ PRESETS: dict[tuple[str, str], MPCConfig] = {
     ("Hopper-v5", "icem"): MPCConfig("icem", horizon=40, beta=0.0, knots=5, replan_every=2, terminal_value=True),
     ("CartPole-v1", "uct"): MPCConfig("uct", population=100, horizon=50, rollout=20),
 }
-"""Settings by environment and planner; docs/planners/simulator.md has what they reach."""
+"""Settings by environment and planner; docs/results.md has what they reach."""
 
 
 def preset(env_id: str, planner: str) -> MPCConfig:
