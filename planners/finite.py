@@ -2,6 +2,10 @@
 
     V(s) <- max over a of sum over s' of P(s' | s, a) (R(s, a, s') + discount (1 - ends(s, a, s')) V(s')).
 
+in place (Gauss-Seidel): a sweep goes from the last state to the first, and each update reads the values that the sweep
+has already made. The fixed point is that of synchronous sweeps, which read the last sweep's values; after a given
+number of sweeps in-place values are nearer to it, much nearer where states lie in the order of the way to the goal.
+
 Source: Sutton and Barto, Reinforcement Learning, 2nd edition, section 4.4, http://incompleteideas.net/book/the-book.html.
 """
 
@@ -121,7 +125,8 @@ def value_iteration(
 ) -> Float[Tensor, "states"]:
     """The optimal values after `sweeps` sweeps from 0; without a number, until no value moves by more than `tolerance`.
 
-    A sweep goes through the states in place, from the last to the first, so that one sweep can carry a value far.
+    Sweeps are in place, from the last state to the first, so that one sweep can carry a value far: with `sweeps` the
+    result is not that of as many synchronous sweeps (repeat `q_values(mdp, values, discount).amax(1)` for those).
 
     Raises:
         ValueError: a number is out of range, or there is no end to it: `discount=1` where episodes need not end.

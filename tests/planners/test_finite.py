@@ -74,3 +74,15 @@ def test_bad_input():
         value_iteration(good, 1.5)
     with pytest.raises(ValueError, match="use EnvCopies"):
         FiniteMDP.from_env(gym.make("CartPole-v1"))
+
+
+def test_sweeps_are_in_place_from_the_last_state_to_the_first():
+    """A corridor of 4 states whose last one pays 1: one sweep carries that to the first, synchronous ones take four."""
+    probability = torch.zeros(4, 1, 4, dtype=torch.float64)
+    reward, ends = torch.zeros_like(probability), torch.zeros_like(probability, dtype=torch.bool)
+    for s in range(4):
+        probability[s, 0, min(s + 1, 3)] = 1
+    reward[3, 0, 3], ends[3, 0, 3] = 1, True
+    corridor = FiniteMDP(probability, reward, ends)
+    assert value_iteration(corridor, 0.5, sweeps=1).tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert q_values(corridor, torch.zeros(4), 0.5).amax(1).tolist() == [0, 0, 0, 1]
