@@ -256,10 +256,7 @@ def action_count(space: Any) -> int:
     return int(n)
 
 
-_ADVICE = {
-    "actions": "; `action_count(space)` tells it of a discrete Gymnasium space, and for continuous actions there are "
-    "CEM, iCEM and MPPI"
-}
+_ADVICE = {"actions": "; `action_count(space)` tells it of a space; for continuous actions use CEM, iCEM or MPPI"}
 
 
 def _check(settings: Settings, **positive: float) -> None:

@@ -8,7 +8,7 @@ move, and q^ the scaled q, a node chooses the action that maximises
     Gumbel   p'(a) - N(a) / N  with  p' = softmax(ln p + sigma(q)),            and at the root, by sequential halving,
              g(a) + ln p(a) + sigma(q(a))  among the actions whose turn it is, g Gumbel noise.
 
-`compiled.py` holds the same rules for one node at a time.
+`kernels.py` holds the same rules for one node at a time.
 """
 
 import math
