@@ -7,7 +7,7 @@ from numba import njit
 
 from planners import UCT, Gumbel, Problem
 from planners.mcts.native import NativeDynamics, NativeEvaluator, uniform
-from planners.testing import check_planner
+from planners.testing import check_dynamics, check_planner
 
 START = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
 
@@ -61,6 +61,19 @@ def test_logits_of_minus_infinity_are_a_mask():
         assert (one.info.visits[:, 2] > 0).any()
         assert torch.equal(one.info.visits, other.info.visits)
         assert torch.equal(one.memory.tree.mask, other.memory.tree.mask)
+
+
+def test_models_and_evaluators_of_rows():
+    start = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [0.0, 4.0]], dtype=torch.float64)
+    actions = torch.tensor([[0, 1, 2, 1], [2, 2, 0, 1]])
+    check_dynamics(PROBLEM.dynamics, start, actions)
+    check_dynamics(NativeDynamics(coin, 2, stochastic=True), start, actions, shared_noise=False)
+    leaf = NativeEvaluator(critic, 3).evaluate(start, start, generator=torch.Generator())
+    expected = torch.stack([start[:, 1].cos(), start[:, 0].sin(), torch.zeros(4)], 1)
+    torch.testing.assert_close(leaf.logits, expected)
+    torch.testing.assert_close(leaf.value, start[:, 1].sin())
+    assert leaf.mask[:, 2].tolist() == [True, False, True, True]
+    assert leaf.sign.tolist() == [1, 1, 1, 1]
 
 
 def test_native_rollouts_obey_the_laws():
