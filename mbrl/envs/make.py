@@ -11,6 +11,8 @@ _WITH_X = {"exclude_current_positions_from_observation": False}
 _OPTIONS: dict[str, dict[str, Any]] = dict.fromkeys(
     ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Swimmer-v5"), _WITH_X
 )
+_RUNS_AWAY = ("HalfCheetah-v5", "Swimmer-v5", "Ant-v5")
+"""Gymnasium's default camera loses these; the model has one that keeps up."""
 SUPPORTED = "supported: flat Box observations and flat, finite Box actions"
 
 if SWING_UP not in gym.registry:
@@ -33,7 +35,10 @@ def make_env(
     Raises:
         ValueError: there is no such environment or module, or its spaces are not supported.
     """
-    options = {**task_options(env_id.rpartition(":")[2]), **kwargs}
+    name = env_id.rpartition(":")[2]
+    options = {**task_options(name), **kwargs}
+    if render_mode is not None and name in _RUNS_AWAY and not {"camera_id", "camera_name"} & set(kwargs):
+        options["camera_name"] = "track"
     try:
         env = gym.make(env_id, render_mode=render_mode, **options)
     except gym.error.UnregisteredEnv as error:

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from mbrl.envs import check_spaces, make_env
+from mbrl.envs import check_spaces, make_env, task
 
 MODULE = """
 import gymnasium as gym
@@ -76,3 +76,17 @@ def test_vectors_are_checked_by_their_single_spaces() -> None:
     check_spaces(gym.vector.SyncVectorEnv([lambda: make_env("Pendulum-v1")] * 2))
     with pytest.raises(ValueError, match=r"Discrete"):
         check_spaces(gym.make_vec("CartPole-v1", num_envs=2, vectorization_mode="sync"))
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Swimmer-v5", "Ant-v5"])
+def test_the_camera_of_videos_keeps_up(env_id):
+    env = make_env(env_id, render_mode="rgb_array")
+    model = env.unwrapped.model
+    assert env.unwrapped.mujoco_renderer.camera_id == model.camera("track").id
+    env.close()
+    other = make_env(env_id, render_mode="rgb_array", camera_id=-1)
+    assert other.unwrapped.mujoco_renderer.camera_id == -1
+    other.close()
+    plain = make_env(env_id)
+    assert task(plain) is not None
+    plain.close()
