@@ -1,10 +1,8 @@
-"""Sampling planners beyond CEM: iCEM, MPPI, predictive sampling; noise, knots, proposals, diagnostics."""
+"""Sampling planners beyond CEM: iCEM, MPPI, predictive sampling; plans on knots, proposals, diagnostics."""
 
 import itertools
 import math
 
-import colorednoise
-import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Discrete
@@ -24,12 +22,10 @@ from planners import (
 )
 from planners.sampling import search
 from planners.sampling.mppi import softmax_weights, weights_of_size
-from planners.sampling.noise import colored_noise
 from planners.testing import check_planner, lq_reference
 
 BOX = Box([-1.0, -0.5], [1.0, 2.0])
 START = torch.tensor([[0.5, -0.5], [1.0, 2.0], [-1.0, 0.3], [0.2, 0.1]], dtype=torch.float64)
-CPU = torch.device("cpu")
 
 
 def transition(x, u):
@@ -110,66 +106,6 @@ def test_linear_dynamics_and_quadratic_reward_come_near_the_riccati_optimum(plan
     plan = make_plan(planner(box), problem, start)
     assert bool((plan.value <= best + 1e-12).all())
     assert bool((best - plan.value <= gap * best.abs()).all()), ((best - plan.value) / best.abs()).tolist()
-
-
-# Noise
-
-
-@pytest.mark.parametrize("steps", [9, 30])
-@pytest.mark.parametrize("beta", [0.0, 1.0, 3.0])
-def test_colored_noise_has_variance_one_and_the_spectrum_of_the_package(steps, beta):
-    x = colored_noise((40_000, steps, 2), beta, generator=generator(), device=CPU, dtype=torch.float64)
-    other = colorednoise.powerlaw_psd_gaussian(beta, (80_000, steps), random_state=0)
-    assert abs(float(x.var()) - 1) < 0.03
-    assert abs(float(x[:, 0, 0].var()) - 1) < 0.05  # at the edge too: no window
-    power = torch.fft.rfft(x, dim=1).abs().square().mean((0, 2)).numpy()
-    expected = (np.abs(np.fft.rfft(other, axis=1)) ** 2).mean(0)
-    # The package leaves the constant out of what it brings to variance 1: the shape is the same.
-    np.testing.assert_allclose(power / power[1], expected / expected[1], rtol=0.06)
-
-
-def test_colored_noise_is_independent_over_dimensions():
-    x = colored_noise((20_000, 8, 2), 2.0, generator=generator(), device=CPU, dtype=torch.float64)
-    assert abs(float((x[..., 0] * x[..., 1]).mean())) < 0.03
-    assert float((x[:, 1:] * x[:, :-1]).mean()) > 0.5
-
-
-# Knots
-
-
-def expand(knots, values, horizon, phase=0):
-    tensor = torch.tensor(values, dtype=torch.float64)[None, None, :, None]
-    return knots.actions(tensor, torch.tensor([phase]), horizon)[0, 0, :, 0].tolist()
-
-
-def test_zero_order_knots_hold_their_value():
-    assert expand(Knots(3, "zero"), [1.0, 2.0, 5.0], 6) == [1, 1, 2, 2, 5, 5]
-    assert expand(Knots(3, "zero"), [1.0, 2.0, 5.0], 6, phase=1) == [1, 2, 2, 5, 5, 5]
-
-
-def test_linear_knots_are_joined_by_lines():
-    assert expand(Knots(3, "linear"), [0.0, 2.0, -2.0], 5) == [0, 1, 2, 0, -2]
-    assert expand(Knots(3, "linear"), [0.0, 2.0, -2.0], 5, phase=1) == [1, 2, 0, -2, -2]
-
-
-def test_cubic_knots_pass_through_their_values_and_reproduce_a_parabola():
-    knots, horizon = Knots(5, "cubic"), 9  # one knot every 2 steps, the first one 2 steps before the window
-    parabola = [float(t * t) for t in range(-2, 10, 2)]
-    actions = expand(knots, parabola, horizon)
-    assert actions[::2] == parabola[1:]
-    assert actions[:7] == pytest.approx([t * t for t in range(7)])  # beyond, the last knot is held
-    later = expand(knots, parabola, horizon, phase=1)
-    assert later[:8] == pytest.approx(actions[1:])
-
-
-@pytest.mark.parametrize("order", ["zero", "linear", "cubic"])
-@pytest.mark.parametrize("phase", [0, 1, 2])
-def test_the_fit_of_a_sequence_of_knots_is_that_sequence(order, phase):
-    knots, horizon, phases = Knots(4, order), 12, torch.tensor([phase])
-    values = torch.randn(1, 5, knots.size(horizon), 2, generator=generator(), dtype=torch.float64)
-    actions = knots.actions(values, phases, horizon)
-    again = knots.actions(knots.fit(actions, phases, horizon), phases, horizon)
-    torch.testing.assert_close(again, actions)
 
 
 def test_as_many_knots_as_steps_are_the_steps(populations):
