@@ -1,9 +1,9 @@
 """What car parking costs: `python -m benchmarks.car_parking`, half an hour.
 
 Box-constrained iLQR on the problem of Tassa, Mansard, Todorov (2014), from a batch of ten random starts, the best of
-which DDP finishes; against a general optimiser: scipy's L-BFGS-B on all 1,000 controls, with gradients by automatic
-differentiation, from ten random starts too. The problem has many local optima. Costs, iterations and seconds are kept
-in `results/car_parking.jsonl`; what it finds starts the test of the planner.
+which iLQR, and DDP, finish; against a general optimiser: scipy's L-BFGS-B on all 1,000 controls, with gradients by
+automatic differentiation, from ten random starts too. The problem has many local optima. Costs, iterations and seconds
+are kept in `results/car_parking.jsonl`; what it finds starts the test of the planner.
 """
 
 import os
@@ -145,11 +145,13 @@ def held_controls(starts: int, seed: int) -> Tensor:
 
 
 def ilqr(problem: Problem, start: Tensor, box: Box, starts: Tensor) -> dict[str, list[Optimum]]:
-    """iLQR for a while from all of `starts` in one batch, then DDP from the best of them, until it has converged."""
+    """iLQR for a while from all of `starts` in one batch; from the best of them iLQR, and DDP, until they converge."""
     many, controls = _refine(problem, start, box, starts, iterations=40, second_order=False)
     best = min(range(len(many)), key=lambda i: many[i].cost)
-    one, _ = _refine(problem, start, box, controls[best : best + 1], iterations=200, second_order=True)
-    return {"ilqr": many, "ddp": one}
+    chosen = controls[best : best + 1]
+    finished, _ = _refine(problem, start, box, chosen, iterations=400, second_order=False)
+    ddp, _ = _refine(problem, start, box, chosen, iterations=200, second_order=True)
+    return {"ilqr": many, "ilqr_finished": finished, "ddp": ddp}
 
 
 def _refine(
