@@ -24,7 +24,7 @@ for an evaluator's result of the wrong shape, and where a mask leaves no valid a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -35,14 +35,65 @@ from planners.mcts.memory import SearchMemory, Settings, start_memory
 from planners.mcts.policies import GUMBEL, Rule
 from planners.mcts.policies import PUCT as PUCT_RULE
 from planners.mcts.policies import UCT as UCT_RULE
-from planners.mcts.roots import dirichlet_noise, gumbel_noise
+from planners.mcts.roots import NoiseSource, dirichlet_noise, gumbel_noise
 from planners.mcts.search import advance_search, plan_search
 from planners.planner import Plan, never
 from planners.problem import Problem
 
 
+class TreeSearch(Protocol):
+    """A planner that searches a tree: what UCT, PUCT and Gumbel share. A subclass gives the fields and `rule`."""
+
+    actions: int
+    simulations: int
+    horizon: int
+    rollout: int
+    backup: Literal["mean", "max"]
+    evaluator: Evaluator | None
+    stochastic: bool
+    reuse: bool
+    capacity: int | None
+    compiled: bool | None
+
+    def rule(self) -> tuple[Rule, NoiseSource | None]:
+        """How a node chooses among its actions, and what is added to the root's priors."""
+
+    @property
+    def nodes(self) -> int:
+        """Room of a tree."""
+        if self.capacity is not None:
+            return self.capacity
+        return 1 + self.simulations * (4 if self.reuse else 1)
+
+    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
+        return start_memory(self, start)
+
+    def plan(
+        self,
+        problem: Problem,
+        start: Any,
+        memory: SearchMemory,
+        *,
+        generator: Generator,
+        stop: Callable[[], bool] = never,
+    ) -> Plan:
+        rule, noise = self.rule()
+        evaluator = self.evaluator
+        if evaluator is None:
+            evaluator = Rollouts(problem, self.actions, self.rollout, stochastic=self.stochastic)
+        return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)
+
+    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
+        if not self.reuse:
+            return start_memory(self, start)
+        return advance_search(problem, memory, action, start)
+
+    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
+        return plan.actions[torch.arange(len(age), device=age.device), age]
+
+
 @dataclass(frozen=True)
-class UCT:
+class UCT(TreeSearch):
     """Upper confidence bounds applied to trees, with rollouts of a default policy.
 
     Source: Kocsis and Szepesvari (2006), https://doi.org/10.1007/11871842_29; constants as in Browne et al. (2012),
@@ -73,35 +124,12 @@ class UCT:
     def __post_init__(self) -> None:
         _check(self, exploration=self.exploration)
 
-    @property
-    def nodes(self) -> int:
-        return _nodes(self)
-
-    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
-        return start_memory(self, start)
-
-    def plan(
-        self,
-        problem: Problem,
-        start: Any,
-        memory: SearchMemory,
-        *,
-        generator: Generator,
-        stop: Callable[[], bool] = never,
-    ) -> Plan:
-        rule = Rule(UCT_RULE, exploration=float(self.exploration), normalise=self.normalise)
-        evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
-        return plan_search(self, rule, None, evaluator, problem, start, memory, generator, stop)
-
-    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
-        return _advance(self, problem, memory, action, start)
-
-    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
-        return _action_at(plan, age)
+    def rule(self) -> tuple[Rule, NoiseSource | None]:
+        return Rule(UCT_RULE, exploration=float(self.exploration), normalise=self.normalise), None
 
 
 @dataclass(frozen=True)
-class PUCT:
+class PUCT(TreeSearch):
     """The search of AlphaZero and MuZero: priors and values of an evaluator, Dirichlet noise at the root.
 
     Source: Schrittwieser et al. (2020), appendix B, https://arxiv.org/abs/1911.08265. Deviation: q is scaled among
@@ -138,36 +166,13 @@ class PUCT:
         if not 0 <= self.noise_fraction < 1:
             raise ValueError(f"noise_fraction: expected a share in [0, 1), got {self.noise_fraction}")
 
-    @property
-    def nodes(self) -> int:
-        return _nodes(self)
-
-    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
-        return start_memory(self, start)
-
-    def plan(
-        self,
-        problem: Problem,
-        start: Any,
-        memory: SearchMemory,
-        *,
-        generator: Generator,
-        stop: Callable[[], bool] = never,
-    ) -> Plan:
+    def rule(self) -> tuple[Rule, NoiseSource | None]:
         rule = Rule(PUCT_RULE, exploration=float(self.exploration), base=float(self.base), normalise=self.normalise)
-        noise = dirichlet_noise(self.noise_concentration, self.noise_fraction) if self.noise_fraction else None
-        evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
-        return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)
-
-    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
-        return _advance(self, problem, memory, action, start)
-
-    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
-        return _action_at(plan, age)
+        return rule, dirichlet_noise(self.noise_concentration, self.noise_fraction) if self.noise_fraction else None
 
 
 @dataclass(frozen=True)
-class Gumbel:
+class Gumbel(TreeSearch):
     """Gumbel MuZero's search: sequential halving at the root, and a policy that improves on the prior in expectation.
 
     Right for few simulations, fewer than actions even. Source: Danihelka et al. (2022),
@@ -196,6 +201,7 @@ class Gumbel:
     reuse: bool = True
     capacity: int | None = None
     compiled: bool | None = None
+    backup = "mean"  # what the guarantee of improvement is about
 
     def __post_init__(self) -> None:
         _check(self, considered=self.considered, value_scale=self.value_scale)
@@ -204,36 +210,9 @@ class Gumbel:
                 f"noise_scale, visit_offset: expected at least 0, got {self.noise_scale}, {self.visit_offset}"
             )
 
-    @property
-    def backup(self) -> str:
-        return "mean"  # what the guarantee of improvement is about
-
-    @property
-    def nodes(self) -> int:
-        return _nodes(self)
-
-    def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
-        return start_memory(self, start)
-
-    def plan(
-        self,
-        problem: Problem,
-        start: Any,
-        memory: SearchMemory,
-        *,
-        generator: Generator,
-        stop: Callable[[], bool] = never,
-    ) -> Plan:
+    def rule(self) -> tuple[Rule, NoiseSource | None]:
         rule = Rule(GUMBEL, visit_offset=float(self.visit_offset), value_scale=float(self.value_scale))
-        evaluator = _evaluator(self, self.evaluator, self.rollout, problem)
-        noise = gumbel_noise(self.noise_scale)
-        return plan_search(self, rule, noise, evaluator, problem, start, memory, generator, stop)
-
-    def advance(self, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
-        return _advance(self, problem, memory, action, start)
-
-    def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
-        return _action_at(plan, age)
+        return rule, gumbel_noise(self.noise_scale)
 
 
 def action_count(space: Any) -> int:
@@ -275,25 +254,3 @@ def _check(settings: Settings, **positive: float) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name}: expected a positive number, got {value}")
-
-
-def _nodes(settings: Settings) -> int:
-    if settings.capacity is not None:
-        return settings.capacity
-    return 1 + settings.simulations * (4 if settings.reuse else 1)
-
-
-def _evaluator(settings: Settings, evaluator: Evaluator | None, rollout: int, problem: Problem) -> Evaluator:
-    if evaluator is not None:
-        return evaluator
-    return Rollouts(problem, settings.actions, rollout, stochastic=settings.stochastic)
-
-
-def _advance(settings: Settings, problem: Problem, memory: SearchMemory, action: Tensor, start: Any) -> SearchMemory:
-    if not settings.reuse:
-        return start_memory(settings, start)
-    return advance_search(problem, memory, action, start)
-
-
-def _action_at(plan: Plan, age: Tensor) -> Tensor:
-    return plan.actions[torch.arange(len(age), device=age.device), age]
