@@ -1,21 +1,27 @@
-"""Networks and Adam for learners: plain tensors with a leading axis of independent runs, and functions on them.
+"""Networks, Adam and Polyak averages for learners: plain tensors with a leading axis of independent runs.
 
-A network is a tuple of layers `(weight [runs, in, out], bias [runs, 1, out])`. All runs go through one batched product
-a layer, and losses are [runs], so that runs trained together are the runs trained one by one. Nothing here holds state:
-a learner's State holds the tensors, and `adam_update` writes into them.
+A network is a tuple of layers `(weight [runs, in, out], bias [runs, 1, out])`; an ensemble, the critics of a learner
+say, has a second axis: `(weight [runs, members, in, out], bias [runs, members, 1, out])`. All of them go through one
+batched product a layer, and losses are [runs], so that runs trained together are the runs trained one by one. Nothing
+here holds state: a learner's State holds the tensors, and `adam_update` and `polyak_update` write into them.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-Layer: TypeAlias = tuple[Float[Tensor, "runs in out"], Float[Tensor, "runs 1 out"]]
+from planners.rows import map_rows
+
+Layer: TypeAlias = tuple[Tensor, ...]
+"""Weight [*networks, in, out], bias [*networks, 1, out], and, where the layer is normalised, gain and shift of the
+bias's shape; *networks is runs, or runs and members."""
 MLP: TypeAlias = tuple[Layer, ...]
+Tree = TypeVar("Tree")
 
 
 class Adam(NamedTuple):
@@ -27,40 +33,100 @@ class Adam(NamedTuple):
     """Updates so far, one count for all runs; float32 whatever the parameters are, as the fused kernel demands."""
 
 
-def init_mlp(sizes: Sequence[int], generators: Sequence[Generator], *, dtype: torch.dtype = torch.float32) -> MLP:
+def init_mlp(
+    sizes: Sequence[int],
+    generators: Sequence[Generator],
+    *,
+    members: int | None = None,
+    layer_norm: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> MLP:
     """A network with layers from `sizes[0]` inputs to `sizes[-1]` outputs, on the device of the generators.
 
     Weights and biases are uniform in +-1/sqrt(inputs of the layer), as in `torch.nn.Linear`. Run i depends on
     `generators[i]` alone.
 
+    Args:
+        sizes: of the layers.
+        generators: one a run.
+        members: networks a run, on an axis after that of runs; None: one, without the axis.
+        layer_norm: whether hidden layers are normalised (Ba et al. 2016); gains start at 1, shifts at 0.
+        dtype: of the parameters.
+
     Raises:
-        ValueError: no generator, or fewer than two sizes, or one that is not positive.
+        ValueError: no generator, fewer than two sizes, or a size or `members` that is not positive.
     """
     if not generators:
         raise ValueError("generators: expected one torch.Generator a run, got none")
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(f"sizes: expected two or more positive layer sizes, got {tuple(sizes)}")
+    if members is not None and members < 1:
+        raise ValueError(f"members: expected at least 1, or None for a network without that axis, got {members}")
+    networks = () if members is None else (members,)
 
     def uniform(rows: int, columns: int, bound: float) -> Tensor:
+        shape = (*networks, rows, columns)
         runs = [
-            torch.empty(rows, columns, dtype=dtype, device=g.device).uniform_(-bound, bound, generator=g)
-            for g in generators
+            torch.empty(shape, dtype=dtype, device=g.device).uniform_(-bound, bound, generator=g) for g in generators
         ]
         return torch.stack(runs)
 
-    return tuple((uniform(i, o, 1 / math.sqrt(i)), uniform(1, o, 1 / math.sqrt(i))) for i, o in pairwise(sizes))
+    layers: list[Layer] = []
+    for number, (i, o) in enumerate(pairwise(sizes), 2):
+        weight, bias = uniform(i, o, 1 / math.sqrt(i)), uniform(1, o, 1 / math.sqrt(i))
+        normalised = layer_norm and number < len(sizes)
+        layers.append((weight, bias, torch.ones_like(bias), torch.zeros_like(bias)) if normalised else (weight, bias))
+    return tuple(layers)
 
 
 def mlp(
     params: MLP,
-    x: Float[Tensor, "runs rows in"],
+    x: Float[Tensor, "runs *members rows in"],
     activation: Callable[[Tensor], Tensor] = torch.relu,
-) -> Float[Tensor, "runs rows out"]:
-    """The network's output; `activation` stands between layers, never after the last."""
-    *hidden, (weight, bias) = params
-    for w, b in hidden:
-        x = activation(torch.baddbmm(b, x, w))
-    return torch.baddbmm(bias, x, weight)
+    masks: Sequence[Tensor] | None = None,
+) -> Float[Tensor, "runs *members rows out"]:
+    """The network's output; `activation` stands between layers, never after the last.
+
+    Args:
+        params: of `init_mlp`.
+        x: inputs. Without the axis of members where the network has it: every member gets the same.
+        activation: of hidden layers.
+        masks: what the hidden layers are multiplied with before normalisation and activation, one tensor a layer:
+            dropout, drawn by `dropout_masks`. None: no dropout.
+    """
+    networks = params[0][0].shape[:-2]
+    shared = x.shape[:-2] != networks
+    if shared:
+        x = x.reshape(*x.shape[:-2], *(1,) * (len(networks) + 2 - x.dim()), *x.shape[-2:])
+        x = x.expand(*networks, *x.shape[-2:])
+    rows = x.shape[-2]
+    x = x.flatten(0, -3)
+    for number, (weight, bias, *norm) in enumerate(params):
+        x = torch.baddbmm(bias.flatten(0, -3), x, weight.flatten(0, -3))
+        if number + 1 == len(params):
+            break
+        if masks is not None:
+            x = x * masks[number].flatten(0, -3)
+        if norm:
+            gain, shift = (t.flatten(0, -3) for t in norm)
+            x = torch.addcmul(shift, torch.nn.functional.layer_norm(x, x.shape[-1:]), gain)
+        x = activation(x)
+    return x.view(*networks, rows, -1)
+
+
+def dropout_masks(
+    params: MLP, rows: int, rate: float, generators: Sequence[Generator]
+) -> tuple[Float[Tensor, "runs *members rows hidden"], ...]:
+    """Masks of dropout for every hidden layer: 0 with probability `rate`, else 1 / (1 - rate) (Srivastava et al. 2014).
+
+    Run i depends on `generators[i]` alone.
+    """
+
+    def drawn(bias: Tensor, g: Generator) -> Tensor:
+        mask = torch.empty(*bias.shape[1:-2], rows, bias.shape[-1], dtype=bias.dtype, device=g.device)
+        return mask.bernoulli_(1 - rate, generator=g).div_(1 - rate)
+
+    return tuple(torch.stack([drawn(bias, g) for g in generators]) for _, bias, *_ in params[:-1])
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -68,9 +134,9 @@ def leaves(tree: Any) -> list[Tensor]:
     return [tree] if isinstance(tree, Tensor) else [leaf for branch in tree for leaf in leaves(branch)]
 
 
-def differentiable(params: MLP) -> MLP:
+def differentiable(params: Tree) -> Tree:
     """The same storage as tensors that gradients are taken of: what a loss is computed from inside an update."""
-    return tuple((weight.detach().requires_grad_(), bias.detach().requires_grad_()) for weight, bias in params)
+    return map_rows(lambda t: t.detach().requires_grad_(), params)
 
 
 def gradients(loss: Float[Tensor, "runs"], params: Any) -> list[Tensor]:
@@ -138,3 +204,21 @@ def adam_update(
         maximize=False,
         found_inf=found_inf,
     )
+
+
+@torch.no_grad()
+def polyak_update(target: Any, params: Any, tau: float, found_inf: Float[Tensor, "1"] | None = None) -> None:
+    """Move `target` towards `params`, in place: target <- (1 - tau) target + tau params (Lillicrap et al. 2016).
+
+    Args:
+        target: tensors, or tuples of them.
+        params: of the same structure.
+        tau: share of `params`; 1 copies them.
+        found_inf: where it is 1, nothing moves; `params` must be finite, as `adam_update` with the same leaves them.
+    """
+    slow, fast = leaves(target), leaves(params)
+    if found_inf is None:
+        torch._foreach_lerp_(slow, fast, tau)
+    else:
+        share = (tau * (1 - found_inf)).to(slow[0].dtype)
+        torch._foreach_lerp_(slow, fast, [share] * len(slow))

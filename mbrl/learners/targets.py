@@ -1,0 +1,96 @@
+"""Targets and losses of reinforcement learning, each a function of its own, with time in the names.
+
+`q_tm1` belongs to the state that an action was taken in; `reward_t`, `discount_t` and `value_t` to what came of it.
+`discount_t` is gamma^n (1 - terminated), as a TransitionBatch has it. Values lead with an axis of runs and, where there
+are several critics, one of critics; losses are means over rows and keep the axes before.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def td_target(
+    reward_t: Float[Tensor, "*rows"], discount_t: Float[Tensor, "*rows"], value_t: Float[Tensor, "*rows"]
+) -> Float[Tensor, "*rows"]:
+    """reward_t + discount_t value_t: what one (or n) steps and the value after them promise."""
+    return torch.addcmul(reward_t, discount_t, value_t)
+
+
+def minimum_over_critics(
+    q: Float[Tensor, "runs critics rows"], subset: Int[Tensor, "runs subset"] | None = None
+) -> Float[Tensor, "runs rows"]:
+    """The least value that the critics, or those numbered in `subset`, give.
+
+    Two critics: Fujimoto et al. (2018), https://arxiv.org/abs/1802.09477; a random subset of many: REDQ, Chen et al.
+    (2021), https://arxiv.org/abs/2101.05982, algorithm 1.
+    """
+    if subset is not None:
+        q = q.gather(1, subset[..., None].expand(-1, -1, q.shape[-1]))
+    return q.amin(1)
+
+
+def soft_value(
+    q: Float[Tensor, "runs *critics rows"], log_prob: Float[Tensor, "runs rows"], temperature: Float[Tensor, "runs"]
+) -> Float[Tensor, "runs *critics rows"]:
+    """q - temperature log_prob: with an action drawn from the policy, one sample of its soft value.
+
+    Haarnoja et al. (2018), https://arxiv.org/abs/1812.05905, equation 3.
+    """
+    entropy = temperature[:, None] * log_prob
+    return q - (entropy[:, None] if q.dim() == 3 else entropy)
+
+
+def smoothed_action(
+    action: Float[Tensor, "*rows act"], noise: Float[Tensor, "*rows act"], std: float, clip: float
+) -> Float[Tensor, "*rows act"]:
+    """An action in [-1, 1] with clipped Gaussian noise added, cut to [-1, 1].
+
+    Target policy smoothing of TD3, Fujimoto et al. (2018), https://arxiv.org/abs/1802.09477, section 5.3.
+
+    Args:
+        action: of the target policy.
+        noise: standard normal.
+        std: of the noise that is added, in half action ranges.
+        clip: largest absolute noise, likewise.
+    """
+    return (action + (std * noise).clamp(-clip, clip)).clamp(-1, 1)
+
+
+def squared_error(
+    q_tm1: Float[Tensor, "*axes rows"], target_tm1: Float[Tensor, "*axes rows"]
+) -> Float[Tensor, "*axes"]:
+    """Mean over rows of (q_tm1 - target_tm1)^2; no gradient goes into the target."""
+    return (q_tm1 - target_tm1.detach()).square().mean(-1)
+
+
+def huber(error: Float[Tensor, "*axes"], delta: float = 1.0) -> Float[Tensor, "*axes"]:
+    """error^2 / 2 up to an absolute error of `delta`, linear beyond, with the slope kept (Huber 1964)."""
+    size = error.abs()
+    return torch.where(size <= delta, 0.5 * error.square(), delta * (size - 0.5 * delta))
+
+
+def policy_loss(q: Float[Tensor, "runs rows"]) -> Float[Tensor, "runs"]:
+    """-E[q]: a deterministic policy climbs its critic (Silver et al. 2014, theorem 1)."""
+    return -q.mean(-1)
+
+
+def soft_policy_loss(
+    q: Float[Tensor, "runs rows"], log_prob: Float[Tensor, "runs rows"], temperature: Float[Tensor, "runs"]
+) -> Float[Tensor, "runs"]:
+    """E[temperature log_prob - q]: a stochastic policy climbs its critic and keeps its entropy.
+
+    Haarnoja et al. (2018), https://arxiv.org/abs/1812.05905, equation 7.
+    """
+    return -soft_value(q, log_prob, temperature).mean(-1)
+
+
+def temperature_loss(
+    log_temperature: Float[Tensor, "runs"], log_prob: Float[Tensor, "runs rows"], target_entropy: float
+) -> Float[Tensor, "runs"]:
+    """-log_temperature E[log_prob + target_entropy]: it falls where the policy's entropy is above its target.
+
+    Equation 18 of Haarnoja et al. (2018), https://arxiv.org/abs/1812.05905, has the temperature in front in place of
+    its logarithm; their code, and stable-baselines3, take the logarithm, whose gradient does not vanish with it.
+    """
+    return -log_temperature * (log_prob + target_entropy).detach().mean(-1)
