@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 RANK = {
     "planners": 0,
     "mbrl.types": 1,
+    "mbrl.divergence": 1,
     "mbrl.seeding": 1,
     "mbrl.envs": 2,
     "mbrl.data": 2,

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from mbrl.data.divergence import Watch
+from mbrl.divergence import DIVERGED, Watch
 
 
 class Stepped(NamedTuple):
@@ -108,7 +108,9 @@ class Copies:
 class Vector:
     """Any other vector of environments, in the autoreset mode that it declares.
 
-    Simulations are watched where the environments are in this process (`env.unwrapped.envs`).
+    Simulations are watched where the environments are in this process (`env.unwrapped.envs`), and in worker processes
+    where each environment is a `mbrl.divergence.Watched`, as those of `mbrl.envs.make_vector_env` are. Elsewhere a
+    simulation that starts over goes unnoticed.
 
     Raises:
         ValueError: the vector declares no autoreset mode, or it resets MuJoCo simulations in the same step, which
@@ -146,6 +148,8 @@ class Vector:
         diverged = np.zeros(self.num_envs, dtype=bool)
         for i, watch in enumerate(self.watches):
             diverged[i] = executed[i] and watch.diverged()
+        if DIVERGED in info:
+            diverged |= executed & np.asarray(info[DIVERGED], dtype=bool)
         next_obs = self._obs.copy()
         if self.mode is AutoresetMode.SAME_STEP:
             for i in (terminated | truncated).nonzero()[0]:

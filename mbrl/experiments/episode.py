@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium as gym
 import numpy as np
 
-from mbrl.data import divergence
+from mbrl import divergence
 
 
 class Policy(Protocol):

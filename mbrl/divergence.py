@@ -8,6 +8,8 @@ from typing import Any
 
 import gymnasium as gym
 
+DIVERGED = "mbrl/diverged"
+"""Key of a step's info where `Watched` tells."""
 _UNSTABLE = slice(3, 6)  # mjWARN_BADQPOS, mjWARN_BADQVEL, mjWARN_BADQACC in MuJoCo's enumeration mjtWarning
 
 
@@ -40,3 +42,25 @@ class Watch:
 
     def _count(self) -> bytes:
         return self._world.data.warning.number[_UNSTABLE].tobytes()
+
+
+class Watched(gym.Wrapper):
+    """Tells by `info["mbrl/diverged"]` (True, else absent) that the simulation started over in a step.
+
+    For environments in other processes, whose simulation can't be looked at from here.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self._watch = Watch(env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        result = self.env.reset(seed=seed, options=options)
+        self._watch.started()
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if self._watch.diverged():
+            info = {**info, DIVERGED: True}
+        return obs, reward, terminated, truncated, info
