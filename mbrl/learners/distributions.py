@@ -1,10 +1,17 @@
-"""Distributions of actions: samples and log-probabilities as functions of given standard normal noise."""
+"""Distributions of actions: samples and log-probabilities as functions of given standard normal noise.
+
+Policies and critics see actions in [-1, 1]; `ActionBounds` takes them to the environment's units and back.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from planners.box import Box
 
 LOG_STD_RANGE = (-20.0, 2.0)
 
@@ -39,3 +46,28 @@ def gaussian_head(
     """A network's output as mean and log_std, the latter cut to `LOG_STD_RANGE`, as stable-baselines3 does it."""
     mean, log_std = output.chunk(2, -1)
     return mean, log_std.clamp(*LOG_STD_RANGE)
+
+
+class ActionBounds(NamedTuple):
+    """Where a learner's actions in [-1, 1] lie in the environment: tensors, so that they move with a state."""
+
+    center: Float[Tensor, "runs 1 act"]
+    half_range: Float[Tensor, "runs 1 act"]
+
+    def unit(self, action: Float[Tensor, "runs rows act"]) -> Float[Tensor, "runs rows act"]:
+        """Actions of the environment as ones in [-1, 1]: what critics are shown."""
+        return (action - self.center) / self.half_range
+
+    def action(self, unit: Float[Tensor, "runs rows act"]) -> Float[Tensor, "runs rows act"]:
+        """The environment's actions, within the bounds up to rounding."""
+        return torch.addcmul(self.center, unit, self.half_range)
+
+
+def action_bounds(low: Sequence[float], high: Sequence[float], runs: int, like: Tensor) -> ActionBounds:
+    """The bounds as tensors of the dtype and on the device of `like`.
+
+    Raises:
+        ValueError: bounds that are not finite or not in order.
+    """
+    box = Box(low, high, len(low))
+    return ActionBounds(*(x.to(like).expand(runs, 1, -1).clone() for x in (box.center, box.range / 2)))

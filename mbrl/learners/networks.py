@@ -115,18 +115,24 @@ def mlp(
 
 
 def dropout_masks(
-    params: MLP, rows: int, rate: float, generators: Sequence[Generator]
-) -> tuple[Float[Tensor, "runs *members rows hidden"], ...]:
+    members: int,
+    rows: int,
+    hidden: Sequence[int],
+    rate: float,
+    generators: Sequence[Generator],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, "runs members rows hidden"], ...]:
     """Masks of dropout for every hidden layer: 0 with probability `rate`, else 1 / (1 - rate) (Srivastava et al. 2014).
 
     Run i depends on `generators[i]` alone.
     """
 
-    def drawn(bias: Tensor, g: Generator) -> Tensor:
-        mask = torch.empty(*bias.shape[1:-2], rows, bias.shape[-1], dtype=bias.dtype, device=g.device)
+    def drawn(width: int, g: Generator) -> Tensor:
+        mask = torch.empty(members, rows, width, dtype=dtype, device=g.device)
         return mask.bernoulli_(1 - rate, generator=g).div_(1 - rate)
 
-    return tuple(torch.stack([drawn(bias, g) for g in generators]) for _, bias, *_ in params[:-1])
+    return tuple(torch.stack([drawn(width, g) for g in generators]) for width in hidden)
 
 
 def leaves(tree: Any) -> list[Tensor]:
@@ -145,6 +151,11 @@ def gradients(loss: Float[Tensor, "runs"], params: Any) -> list[Tensor]:
     The sum over runs does not mix them, as no run's loss depends on another run's parameters.
     """
     return list(torch.autograd.grad(loss.sum(), leaves(params)))
+
+
+def non_finite(loss: Float[Tensor, "runs"]) -> Float[Tensor, "1"]:
+    """1 where a run's loss is not finite, else 0: the `found_inf` of `adam_update` and `polyak_update`."""
+    return 1 - loss.isfinite().all(0, keepdim=True).float()
 
 
 def init_adam(params: Any) -> Adam:
