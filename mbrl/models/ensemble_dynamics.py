@@ -3,8 +3,9 @@
 Source: Chua et al. (2018), https://arxiv.org/abs/1805.12114, section 5 (TS1, TS-infinity, expectation).
 """
 
+import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ from planners.rows import map_rows
 
 CACHED_ROWS = 280
 """Rows a member whose activations fit a CPU's cache beside the weights, at widths of 200."""
-Propagation = Literal["ts_inf", "ts1", "expectation"]
+Propagation = Literal["ts_inf", "ts1", "ts1_independent", "expectation"]
 Penalty = Callable[[Prediction], Tensor]
 
 
@@ -37,13 +38,14 @@ class EnsembleState(NamedTuple):
 class EnsembleDynamics:
     """Plans see the ensemble through this.
 
-    Row i is particle `i % particles`. Under "ts_inf" a particle keeps its member for the whole plan, under "ts1" the
-    members are dealt anew to the particles at every step; either way noise of the member's own standard deviation is
-    added. Under "expectation", and wherever no generator is given, the transition is the mean of the elites' means.
+    Row i is particle `i % particles`. Under "ts_inf" a particle keeps its member for the whole plan. Under "ts1" the
+    elites are dealt anew to the particles at every step, each to equally many, as in PETS; under "ts1_independent"
+    every particle draws one for itself, as in MBPO. Each way noise of the member's own standard deviation is added.
+    Under "expectation", and wherever no generator is given, the transition is the mean of the elites' means.
 
     Args:
         ensemble: may be fitted further: what is derived from its parameters follows.
-        propagation: "ts_inf", "ts1" or "expectation".
+        propagation: "ts_inf", "ts1", "ts1_independent" or "expectation".
         reward: `reward(obs, action, next_obs)` -> [rows]; None: the one that the ensemble has learned.
         termination: `termination(obs, action, next_obs)` -> bool [rows]; None: episodes never terminate.
         penalty: `penalty(prediction)` -> [rows], subtracted from the reward (all members' predictions of the rows).
@@ -61,8 +63,8 @@ class EnsembleDynamics:
         termination: Termination | None = None,
         penalty: Penalty | None = None,
     ) -> None:
-        if propagation not in ("ts_inf", "ts1", "expectation"):
-            raise ValueError(f'propagation: expected "ts_inf", "ts1" or "expectation", got {propagation!r}')
+        if propagation not in get_args(Propagation):
+            raise ValueError(f"propagation: expected one of {', '.join(get_args(Propagation))}, got {propagation!r}")
         if reward is None and not ensemble.learned_reward:
             raise ValueError(
                 "reward: expected a function, for the ensemble has not learned one, got None; "
@@ -76,6 +78,7 @@ class EnsembleDynamics:
         self._checked = False
         self._elite_version = -1
         self._grouped: tuple[Tensor, Tensor, tuple[int, int, int], Grouping] | None = None
+        self._numbered: tuple[Tensor, int] | None = None  # particles handed out last, and how many there are
 
     def reset(self, obs: Float[Tensor, "rows obs"]) -> EnsembleState:
         """States in the ensemble's dtype and on its device; row i is particle i until `assign` says otherwise."""
@@ -83,6 +86,7 @@ class EnsembleDynamics:
             raise ValueError(f"obs: expected shape [rows, {self.ensemble.obs_dim}], got {list(obs.shape)}")
         obs = obs.to(self.ensemble.device, self.ensemble.dtype)
         particle = torch.arange(len(obs), device=obs.device)
+        self._numbered = (particle, len(obs))
         return EnsembleState(obs, self._deal(particle), particle)
 
     def observe(self, state: EnsembleState) -> Float[Tensor, "rows obs"]:
@@ -92,6 +96,7 @@ class EnsembleDynamics:
     def assign(self, state: EnsembleState, particles: int, *, generator: Generator) -> EnsembleState:
         """Row i becomes particle `i % particles`, with member `elites[particle % number of elites]`."""
         particle = torch.arange(len(state.obs), device=state.obs.device) % particles
+        self._numbered = (particle, particles)
         return EnsembleState(state.obs, self._deal(particle), particle)
 
     def step(
@@ -103,20 +108,27 @@ class EnsembleDynamics:
         """
         action = action if self.ensemble.discrete_actions else action.to(state.obs)
         seen = self.ensemble.encode(action)
+        prediction = None
         if generator is None or self.propagation == "expectation":
             change = self._mean(state.obs, seen)
         else:
             with torch.no_grad():
-                if self.propagation == "ts1":
+                if self.propagation != "ts_inf":
                     state = self._redraw(state, generator)
-                change = self._sample(state, seen, generator)
+                if self.penalty is None:
+                    change = self._sample(state, seen, generator)
+                else:  # which asks all members anyway
+                    prediction = self._predict(state.obs, seen)
+                    change = self._choose(prediction, state, generator)
         next_obs = state.obs + change[:, : self.ensemble.obs_dim]
         reward = change[:, -1] if self.reward is None else self.reward(state.obs, action, next_obs)
         if self.termination is None:
             terminated = torch.zeros(len(action), dtype=torch.bool, device=action.device)
         else:
             terminated = self.termination(state.obs, action, next_obs)
-        penalty = None if self.penalty is None else self.penalty(self.ensemble.predict(state.obs, action))
+        penalty = None
+        if self.penalty is not None:
+            penalty = self.penalty(prediction or self.ensemble.predict(state.obs, action))
         if not self._checked:
             self.ensemble.check_actions(action)
             check_result("reward", reward, state.obs.shape[:1], state.obs.dtype)
@@ -162,11 +174,18 @@ class EnsembleDynamics:
         return elites[particle % len(elites)]
 
     def _redraw(self, state: EnsembleState, generator: Generator) -> EnsembleState:
-        # A shuffled deal, as in PETS: members get equally many particles. Draws depend on the number of rows alone.
-        draws = torch.rand(len(state.obs), generator=generator, device=state.obs.device)
-        particles = int(state.particle.max()) + 1
-        place = draws[:particles].argsort() if particles <= len(draws) else draws.argsort()
-        return state._replace(member=self._deal(place[state.particle % len(place)]))
+        """New members for all particles. The number of draws depends on the number of rows alone."""
+        rows, device = len(state.obs), state.obs.device
+        if self.propagation == "ts1_independent":
+            elites = self.ensemble.elites
+            drawn = torch.randint(len(elites), (rows,), generator=generator, device=device)
+            return state._replace(member=elites[drawn[state.particle % max(rows, 1)]])
+        # A shuffled deal, as in PETS: members get equally many particles. Draws beyond the particles come last in the
+        # order, so that nobody has to ask the device how many there are.
+        draws = torch.rand(rows, generator=generator, device=device)
+        beyond = torch.arange(rows, device=device) > state.particle.max() if rows else draws > 1
+        place = draws.masked_fill(beyond, 2.0).argsort()
+        return state._replace(member=self._deal(place[state.particle % max(rows, 1)]))
 
     def _sample(self, state: EnsembleState, action: Tensor, generator: Generator) -> Tensor:
         """A draw of every row's member's prediction: [rows, out]."""
@@ -183,7 +202,30 @@ class EnsembleDynamics:
             variance = out[:, out_dim:].exp().add_(folded.inverse_ceiling).reciprocal_().add_(folded.floor)
             own = noise.flatten().index_select(0, group.noise_of_output).view_as(variance)
             out = variance.sqrt_().mul_(own).add_(out[:, :out_dim])
-        return out.flatten().index_select(0, group.output_of_row).view(rows, out_dim)
+        drawn = out.flatten().index_select(0, group.output_of_row).view(rows, out_dim)
+        return drawn if group.lost is None else drawn.masked_fill_(group.lost[:, None], torch.nan)
+
+    def _predict(self, obs: Tensor, action: Tensor) -> Prediction:
+        """`GaussianEnsemble.predict` by the folded parameters, on a CPU in parts that stay in its cache."""
+        folded, out_dim = self.ensemble.folded(), self.ensemble.out_dim
+        x = torch.cat([obs, action], -1)
+        parts = x.split(CACHED_ROWS) if x.device.type == "cpu" else (x,)
+        out = torch.cat([self._heads(folded, part.expand(self.ensemble.members, *part.shape)) for part in parts], -1)
+        mean = out[:, :out_dim].transpose(1, 2)
+        if self.ensemble.deterministic:
+            return Prediction(mean, torch.zeros_like(mean))
+        variance = out[:, out_dim:].exp().add_(folded.inverse_ceiling).reciprocal_().add_(folded.floor)
+        return Prediction(mean, variance.sqrt_().transpose(1, 2))
+
+    def _choose(self, prediction: Prediction, state: EnsembleState, generator: Generator) -> Tensor:
+        """As `_sample`, with the same draws, from predictions of all members: [rows, out]."""
+        rows = len(state.obs)
+        noise = torch.randn(
+            rows, self.ensemble.out_dim, generator=generator, device=state.obs.device, dtype=state.obs.dtype
+        )
+        index = torch.arange(rows, device=state.obs.device)
+        mean, std = (part[state.member, index] for part in prediction)
+        return std.mul_(noise[state.particle % max(rows, 1)]).add_(mean)
 
     def _heads(self, folded: Folded, x: Float[Tensor, "elites rows in"]) -> Float[Tensor, "elites out rows"]:
         """What the last layers say; overwrites what is between the layers."""
@@ -227,11 +269,30 @@ class EnsembleDynamics:
             if member is state.member and particle is state.particle and known == key:
                 return grouping
         slot = self._slots[state.member]
-        if bool((slot < 0).any()):
+        if self.propagation == "ts_inf" and bool((slot < 0).any()):  # those of TS1 were dealt in this step
             raise ValueError("state: expected members among the elites, got others; call assign again after a fit")
-        grouping = group_rows(slot, state.particle, len(folded.floor), self.ensemble.out_dim)
+        size = self._block_size(state)
+        grouping = group_rows(slot, state.particle, len(folded.floor), self.ensemble.out_dim, size)
         self._grouped = (state.member, state.particle, key, grouping)
         return grouping
+
+    def _block_size(self, state: EnsembleState) -> int | None:
+        """Rows of a member at most, where that is known without asking the device, which would have to wait.
+
+        Independent draws on a GPU get room for eight standard deviations more than the mean: with a probability of less
+        than 1e-14 a row finds no place, and becomes NaN.
+        """
+        if self.propagation == "ts_inf" or self._numbered is None or self._numbered[0] is not state.particle:
+            return None
+        rows, particles, elites = len(state.obs), self._numbered[1], len(self.ensemble.elites)
+        if particles > rows or rows % particles:
+            return None
+        if self.propagation == "ts1":
+            return rows // particles * -(-particles // elites)
+        if state.obs.device.type == "cpu":
+            return None  # counting costs little, padding much
+        mean = particles / elites
+        return rows // particles * min(particles, math.ceil(mean + 8 * math.sqrt(mean) + 8))
 
 
 def _changes(tensor: Tensor) -> int:

@@ -46,7 +46,7 @@ def start(dynamics: EnsembleDynamics, rows: int, particles: int) -> tuple[Ensemb
     return dynamics.assign(dynamics.reset(obs), particles, generator=g), action
 
 
-@pytest.mark.parametrize("propagation", ["ts_inf", "ts1", "expectation"])
+@pytest.mark.parametrize("propagation", ["ts_inf", "ts1", "ts1_independent", "expectation"])
 @pytest.mark.parametrize(("particles", "elites"), [(5, None), (6, None), (3, (4, 1))])
 def test_conformance(propagation: str, particles: int, elites: tuple[int, ...] | None) -> None:
     dynamics = EnsembleDynamics(trained(elites=elites), propagation=propagation, reward=reward)
@@ -185,7 +185,7 @@ def test_a_penalty_lowers_the_reward() -> None:
     cautious = EnsembleDynamics(ensemble, reward=reward, penalty=disagreement)
     state, action = start(plain, 10, 5)
     a, b = (d.step(state, action, generator=seeded())[1] for d in (plain, cautious))
-    assert torch.equal(a.obs, b.obs)
+    torch.testing.assert_close(a.obs, b.obs)
     torch.testing.assert_close(a.reward - b.reward, disagreement(ensemble.predict(state.obs, action)))
 
 
@@ -236,6 +236,31 @@ def test_precision_and_device_are_the_ensembles() -> None:
     state = dynamics.reset(torch.zeros(4, OBS, dtype=torch.float64))
     _, step = dynamics.step(state, torch.zeros(4, ACT, dtype=torch.float64), generator=seeded())
     assert step.obs.dtype == step.reward.dtype == torch.float32
+
+
+def test_a_penalty_leaves_every_draw_as_it_is() -> None:
+    for propagation in ("ts1", "ts1_independent"):
+        plain, cautious = (
+            EnsembleDynamics(trained(elites=(0, 3, 4)), propagation=propagation, reward=reward, penalty=p)
+            for p in (None, lambda prediction: prediction.std.mean((0, 2)))
+        )
+        state, action = start(plain, 600, 600)
+        a, b = (d.step(d.reset(state.obs), action, generator=seeded())[1] for d in (plain, cautious))
+        torch.testing.assert_close(a.obs, b.obs)
+        torch.testing.assert_close(a.reward - b.reward, plain.ensemble.predict(state.obs, action).std.mean((0, 2)))
+
+
+def test_blocks_of_a_given_size_lose_the_rows_that_don_t_fit() -> None:
+    group = torch.tensor([2, 0, 2, 2, 0, 2])
+    grouping = group_rows(group, torch.arange(6), 3, 2, size=3)
+    assert grouping.shape == (3, 3)
+    assert grouping.lost is not None
+    assert grouping.lost.tolist() == [False] * 5 + [True]
+    assert grouping.row_of_place.tolist() == [1, 4, 0, 0, 0, 0, 0, 2, 3]
+    free = group_rows(group, torch.arange(6), 3, 2, size=4)
+    assert free.lost is not None
+    assert not free.lost.any()
+    assert torch.equal(free.output_of_row, group_rows(group, torch.arange(6), 3, 2).output_of_row)
 
 
 @pytest.mark.parametrize("members", [[0, 1, 2, 0, 1, 2], [2, 2, 0, 2], [1], []])
