@@ -25,6 +25,10 @@ class TransitionBatch(NamedTuple):
     """Log-probability of `action` under the policy that chose it; NaN where unknown."""
 
 
+class NonFiniteUpdate(ValueError):
+    """An update of a learner gave a loss, a metric or a parameter that is not finite."""
+
+
 State = TypeVar("State")
 Metrics = dict[str, Float[Tensor, "runs"]]
 

@@ -18,6 +18,12 @@ _HOLE = -1
 _FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "log_prob")
 
 
+def buffer_bytes(capacity: int, obs_dim: int, action_dim: int | None, dtype: torch.dtype = torch.float32) -> int:
+    """What a `ReplayBuffer` with these arguments takes, in bytes."""
+    width = 2 * obs_dim + (action_dim or 1) + 4  # reward, two flags, log-probability
+    return capacity * (width * dtype.itemsize + torch.int64.itemsize)  # and the episode
+
+
 class ReplayBuffer:
     """Transitions of `num_envs` environments that step together; the oldest give way to the newest.
 

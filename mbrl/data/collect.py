@@ -13,7 +13,7 @@ from torch import Tensor
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.environment_state import Replayed, restore_environments, snapshot_environments
 from mbrl.data.policies import RandomPolicy
-from mbrl.data.stepping import Stepped, worlds_of
+from mbrl.data.stepping import Copies, Stepped, worlds_of
 from mbrl.types import TransitionBatch
 
 __all__ = ["Collected", "Collector", "Episode", "RandomPolicy", "collect"]
@@ -81,6 +81,11 @@ class Collector:
         self.diverged = 0
         self._returns = [0.0] * self.num_envs
         self._actions: list[list[np.ndarray]] = [[] for _ in range(self.num_envs)]
+
+    @property
+    def continues(self) -> bool:
+        """Whether `snapshot` can be taken: the environments are in this process, and stepped one by one."""
+        return isinstance(self._worlds, Copies)
 
     def step(self, action: np.ndarray | Tensor) -> Collected:
         """Take one step in every environment.

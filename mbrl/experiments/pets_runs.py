@@ -16,7 +16,8 @@ from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import STEP, Run
 from mbrl.learners.behavior_cloning import BehaviorCloning
-from mbrl.pipelines.pets import PETSResult, part, train_pets
+from mbrl.pipelines.loop import part
+from mbrl.pipelines.pets import PETSResult, train_pets
 from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.pipelines.pets_config import PETSConfig
 from mbrl.seeding import derive

@@ -1,8 +1,10 @@
 """A pipeline's recorder that writes a run directory and shows progress."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from torch import Tensor
 
 from mbrl.experiments.checkpoint import checkpoints, load_checkpoint, save_checkpoint
@@ -14,10 +16,16 @@ class RunRecorder:
     """Records into a run directory; a run that exists already is cut back to its newest checkpoint and goes on.
 
     Use it as a context manager: it closes the progress bar and the run.
+
+    Args:
+        run: where to.
+        total_timesteps: of the whole run, for the progress bar.
+        progress: whether there is one.
+        accept_changes: whether the run may go on with other settings than those of its checkpoint.
     """
 
-    def __init__(self, run: Run, *, total_timesteps: int, progress: bool = True) -> None:
-        self.run = run
+    def __init__(self, run: Run, *, total_timesteps: int, progress: bool = True, accept_changes: bool = False) -> None:
+        self.run, self._accept_changes = run, accept_changes
         self._progress = Progress(total_timesteps) if progress else None
 
     def log(self, row: Mapping[str, float]) -> None:
@@ -41,6 +49,14 @@ class RunRecorder:
         tensors, meta = load_checkpoint(self.run.path)
         self.run.truncate(**meta["metrics"])
         return tensors, meta
+
+    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        return self._accept_changes
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
+        path = self.run.path / f"{name}.safetensors"
+        safetensors.torch.save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, path)
+        return path
 
     def __enter__(self) -> "RunRecorder":
         return self

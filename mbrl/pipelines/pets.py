@@ -9,9 +9,9 @@ Source: Chua et al. (2018), https://arxiv.org/abs/1805.12114. docs/pets.md lists
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.data.collect import Collector, Episode, RandomPolicy
+from mbrl.data.collect import Episode
 from mbrl.envs.tasks import verify
 from mbrl.models.diagnostics import open_loop_report
 from mbrl.models.fit import fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.loop import Loop, valid_rows
 from mbrl.pipelines.pets_agent import PETSAgent, single_spaces
 from mbrl.pipelines.pets_config import PETSConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
@@ -34,6 +35,7 @@ from planners.dynamics import Reward, Termination
 from planners.rows import leaves, with_leaves
 
 Evaluate = Callable[[MPC, int], dict[str, float]]
+StopPETS = Callable[[Episode, ReplayBuffer], bool]
 
 
 class PETSResult(NamedTuple):
@@ -72,7 +74,7 @@ def train_pets(
     termination: Termination | None = None,
     recorder: Recorder | None = None,
     evaluate: Evaluate | None = None,
-    stop: Callable[[Episode, ReplayBuffer], bool] | None = None,
+    stop: StopPETS | None = None,
 ) -> PETSResult:
     """Train by PETS.
 
@@ -92,74 +94,67 @@ def train_pets(
     """
     recorder = recorder or NullRecorder()
     agent = PETSAgent(env, config, seed, reward, termination)
-    loop = _Loop(agent, recorder)
-    count, collector, buffer = loop.count, loop.collector, loop.buffer
-    explore = RandomPolicy(single_spaces(env)[1], seed=derive(seed, "explore"))
-    finished: list[Episode] = []
-    done = False
-    while count.steps < config.total_timesteps and not done:
+    pets = _PETS(agent, recorder, evaluate, stop)
+    loop, count = pets.loop, pets.loop.count
+    while loop.goes_on():
         random = count.steps < config.initial_steps
-        if not random and loop.fit_is_due():
-            loop.fit()
-        if random:
-            action, loop.explore_state = explore.predict(collector.obs, loop.explore_state, collector.episode_start)
-        else:
-            action = loop.plan()
-
-        collected = collector.step(action)
+        if not random and pets.fit_is_due():
+            pets.fit()
+        collected = loop.step(loop.random_action() if random else pets.plan())
         if agent.task is not None:
-            verify(agent.task, _rows(collected.batch, collected.valid))
-        buffer.extend(collected.batch, collected.valid)
-        count.steps += collector.num_envs
-        recorder.advance(count.steps)
-
-        for episode in collected.episodes:
-            finished.append(episode)
-            loop.log_episode(episode, random)
-            done = done or (stop is not None and stop(episode, buffer))
-        if evaluate is not None and loop.crossed(config.eval_every) and count.fits > 0:
-            recorder.log({**loop.x(), **evaluate(agent.evaluation_policy(count.steps), count.steps)})
-        if loop.crossed(config.checkpoint_every) or done or count.steps >= config.total_timesteps:
-            loop.save()
-    return PETSResult(agent.policy, agent.ensemble, buffer, finished, count.steps, count.random_rows)
+            verify(agent.task, valid_rows(collected))
+        loop.log_episodes(lambda random=random: pets.episode_metrics(random))  # type: ignore[misc]
+        if count.fits > 0 and loop.crossed(config.eval_every):
+            loop.evaluate(agent.evaluation_policy(count.steps))
+        loop.checkpoint()
+    return PETSResult(agent.policy, agent.ensemble, loop.buffer, loop.episodes, count.steps, count.random_rows)
 
 
-class _Loop:
-    """The state of `train_pets`, and what it does with it."""
+class _Memory:
+    """The planner's warm start as a part of checkpoints."""
 
-    def __init__(self, agent: PETSAgent, recorder: Recorder) -> None:
+    def __init__(self) -> None:
+        self.state: MPCState | None = None
+        self._stored: list[Tensor] = []
+
+    def restored(self, blank: Callable[[], MPCState]) -> MPCState | None:
+        """The state; after a restore it gets the structure of a blank one."""
+        if self._stored:
+            self.state, self._stored = with_leaves(blank(), self._stored), []
+        return self.state
+
+    def state_dict(self) -> dict[str, Tensor]:
+        stored = self._stored if self.state is None else leaves(self.state)
+        return {str(i): leaf for i, leaf in enumerate(stored)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._stored = [state[str(i)] for i in range(len(state))]
+
+
+class _PETS:
+    """The parts of `train_pets` that are its own."""
+
+    def __init__(self, agent: PETSAgent, recorder: Recorder, evaluate: Evaluate | None, stop: StopPETS | None) -> None:
         config = agent.config
-        self.agent, self.config, self.recorder = agent, config, recorder
+        self.agent, self.config, self.memory = agent, config, _Memory()
         observation_space, action_space = single_spaces(agent.env)
-        self.collector = Collector(agent.env, seed=derive(agent.seed, "environment") % 2**31)
-        if self.collector.num_envs != config.num_envs:
-            raise ValueError(f"num_envs: expected {self.collector.num_envs}, as env has, got {config.num_envs}")
-        self.buffer = ReplayBuffer(
-            config.total_timesteps + config.num_envs,
-            observation_space.shape[0],
-            action_space.shape[0],
-            num_envs=config.num_envs,
+        capacity = config.total_timesteps + config.num_envs
+        sizes = observation_space.shape[0], action_space.shape[0]
+        self.buffer = ReplayBuffer(capacity, *sizes, num_envs=config.num_envs)
+        self.loop = Loop(
+            agent.env,
+            config,
+            Counters(),
+            seed=agent.seed,
+            buffer=self.buffer,
+            columns={"train/gradient_steps": "gradient_steps", "plan/model_steps": "model_steps"},
+            parts={"ensemble": agent.ensemble, "policy": self.memory},
+            settings=asdict(config),
+            recorder=recorder,
+            evaluate=evaluate,
+            stop=None if stop is None else lambda: any(stop(episode, self.buffer) for episode in self.loop.finished),
         )
-        self.count = Counters()
-        self.policy_state: MPCState | None = None
-        self.explore_state: Any = None
-        self.started = time.perf_counter()
-        checkpoint = recorder.load()
-        if checkpoint is not None:
-            self._restore(*checkpoint)
-
-    def x(self) -> dict[str, float]:
-        """What stands in every row: real steps and what they have cost so far."""
-        return {
-            "time/total_timesteps": self.count.steps,
-            "train/gradient_steps": self.count.gradient_steps,
-            "plan/model_steps": self.count.model_steps,
-            "time/wall_clock": self._seconds(),
-        }
-
-    def crossed(self, every: int) -> bool:
-        """Whether the last step reached or passed a multiple of `every`."""
-        return every > 0 and self.count.steps % every < self.collector.num_envs
+        self.count = self.loop.count
 
     def fit_is_due(self) -> bool:
         rounds = 1 + (self.count.steps - self.config.initial_steps) // self.config.fit_every
@@ -189,55 +184,23 @@ class _Loop:
         row |= {"model/train_loss": float(report.train_loss.mean()), "time/fit_seconds": time.perf_counter() - started}
         if report.holdout_mse.isfinite().all():
             row["model/holdout_mse"] = float(report.holdout_mse.mean())
-        self.recorder.log({**self.x(), **row})
+        self.loop.log(row)
 
     def plan(self) -> np.ndarray:
-        collector, policy = self.collector, self.agent.policy
-        action, self.policy_state = policy.predict(collector.obs, self.policy_state, collector.episode_start)
-        replanned = self.policy_state.age == 1
-        sequences = int((self.policy_state.plan.info.sequences * replanned).sum())
+        collector, policy = self.loop.collector, self.agent.policy
+        memory = self.memory.restored(lambda: policy.predict(collector.obs)[1])
+        action, state = policy.predict(collector.obs, memory, collector.episode_start)
+        sequences = int((state.plan.info.sequences * (state.age == 1)).sum())  # of the plans made now
         self.count.model_steps += sequences * self.config.horizon * self.config.particles
+        self.memory.state = state
         return action
 
-    def log_episode(self, episode: Episode, random: bool) -> None:
-        row = {
-            "rollout/ep_rew_mean": episode.ret,
-            "rollout/ep_len_mean": episode.length,
-            "rollout/random": float(random),
-            "rollout/diverged": self.collector.diverged,
-        }
-        latency = self.agent.policy.latency
+    def episode_metrics(self, random: bool) -> dict[str, float]:
+        latency, row = self.agent.policy.latency, {"rollout/random": float(random)}
         if latency.summary().plans:
             row |= latency.summary().metrics()
             latency.reset()
-        row["time/fps"] = self.count.steps / max(self._seconds(), 1e-9)
-        self.recorder.log({**self.x(), **row})
-
-    def save(self) -> None:
-        tensors, meta = self.collector.snapshot()
-        tensors = {f"collector/{k}": v for k, v in tensors.items()}
-        tensors |= {f"buffer/{k}": v for k, v in self.buffer.state_dict().items()}
-        tensors |= {f"ensemble/{k}": v for k, v in self.agent.ensemble.state_dict().items()}
-        if self.policy_state is not None:
-            tensors |= {f"policy/{i}": leaf for i, leaf in enumerate(leaves(self.policy_state))}
-        counters = asdict(self.count) | {"seconds": self._seconds()}
-        self.recorder.save(
-            self.count.steps,
-            tensors,
-            {"counters": counters, "collector": meta, "explore": self.explore_state, "seed": self.agent.seed},
-        )
-
-    def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        self.count = Counters(**meta["counters"])
-        self.explore_state = meta["explore"]
-        self.collector.restore(part(tensors, "collector"), meta["collector"])
-        self.buffer.load_state_dict(part(tensors, "buffer"))
-        self.agent.ensemble.load_state_dict(part(tensors, "ensemble"))
-        stored = part(tensors, "policy")
-        if stored:
-            # A plan made now has the structure of the stored one; only its structure is used.
-            _, blank = self.agent.policy.predict(self.collector.obs)
-            self.policy_state = with_leaves(blank, [stored[str(i)] for i in range(len(stored))])
+        return row
 
     def _diagnose(self) -> dict[str, float]:
         """Open-loop error on the real steps since the last fit, which the model has not been trained on."""
@@ -257,15 +220,3 @@ class _Loop:
                 row[f"model/rmse_{horizon}"] = float(rmse)
                 row[f"model/coverage90_{horizon}"] = float(coverage)
         return row
-
-    def _seconds(self) -> float:
-        return self.count.seconds + time.perf_counter() - self.started
-
-
-def part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors stored under `name/`, without the prefix."""
-    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-
-
-def _rows(batch: TransitionBatch, valid: Tensor) -> TransitionBatch:
-    return batch if bool(valid.all()) else TransitionBatch(*(x[valid] for x in batch))

@@ -1,6 +1,7 @@
 """What a pipeline asks of whoever records it."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -21,6 +22,12 @@ class Recorder(Protocol):
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The checkpoint to go on from; None where training starts."""
 
+    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        """Whether training may go on from a checkpoint of other settings: {name: (those, these)}."""
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path | None:
+        """Store tensors that someone will want to look at; where they are, or None where nothing is stored."""
+
 
 class NullRecorder:
     """Records nothing."""
@@ -35,4 +42,10 @@ class NullRecorder:
         pass
 
     def load(self) -> None:
+        return None
+
+    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        return False
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         return None

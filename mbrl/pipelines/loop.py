@@ -1,0 +1,273 @@
+"""What every training loop on real steps does: step, store, count, log, evaluate, save, and go on from what was saved.
+
+A pipeline makes a `Loop` of an environment, its buffer and whatever else a checkpoint has to hold, and reads
+
+    while loop.goes_on():
+        loop.step(action)            # a real step: into the buffer, and counted
+        ...                          # what the algorithm does
+        loop.log_episodes(...)
+        loop.evaluate(policy)
+        loop.checkpoint()
+
+Random numbers come from generators seeded with counters (`mbrl.seeding`), so a checkpoint holds no random state but the
+environments', and a run that goes on from one repeats what it would have done, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from torch import Tensor
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.data.collect import Collected, Collector, Episode, RandomPolicy
+from mbrl.pipelines.recorder import Recorder
+from mbrl.seeding import derive
+from mbrl.types import TransitionBatch
+
+
+class LoopConfig(Protocol):
+    """The settings that every loop has."""
+
+    @property
+    def total_timesteps(self) -> int: ...
+    @property
+    def num_envs(self) -> int: ...
+    @property
+    def eval_every(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+@dataclass
+class Counters:
+    """How far training has come. Part of every checkpoint; counters that a loop does not use stay 0."""
+
+    steps: int = 0
+    """Real environment steps."""
+    updates: int = 0
+    """Of the learner."""
+    fits: int = 0
+    """Of the model."""
+    model_gradient_steps: int = 0
+    """Of those fits."""
+    model_steps: int = 0
+    """Steps taken in the model."""
+    seconds: float = 0.0
+    """Of wall-clock before the present process."""
+
+
+class Counts(Protocol):
+    """A dataclass of numbers with at least these two."""
+
+    steps: int
+    seconds: float
+
+
+class Part(Protocol):
+    """Something that a checkpoint has to hold."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> Any: ...
+
+
+Count = TypeVar("Count", bound=Counts)
+
+
+class Loop(Generic[Count]):
+    """The state of a training loop; where the recorder has a checkpoint, it goes on from there.
+
+    Args:
+        env: the environment, or a vector of `config.num_envs` of them.
+        config: the settings.
+        count: counters, a dataclass: those of a checkpoint are written into it.
+        seed: of the environments and of random actions.
+        buffer: takes the real steps.
+        columns: counters that stand in every row of metrics: {metric: counter}.
+        parts: what else a checkpoint holds, by name: agent, model, more buffers.
+        settings: all that decides the outcome, flat; compared with those of the checkpoint.
+        recorder: takes metrics and checkpoints, and gives the checkpoint to go on from.
+        evaluate: `evaluate(policy, steps)` -> metrics.
+        stop: asked after every step; True ends the training with a checkpoint.
+
+    Attributes:
+        collector: has what the next action is for, `collector.obs` [envs, obs].
+        finished: the episodes that the last step ended.
+        episodes: all that ended since training began, or since it was resumed.
+
+    Raises:
+        ValueError: the environment is not supported, has another number than `num_envs`, or the checkpoint's settings
+            are others and the recorder does not accept that.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env | gym.vector.VectorEnv,
+        config: LoopConfig,
+        count: Count,
+        *,
+        seed: int,
+        buffer: ReplayBuffer,
+        columns: Mapping[str, str],
+        parts: Mapping[str, Part],
+        settings: Mapping[str, Any],
+        recorder: Recorder,
+        evaluate: Callable[[Any, int], dict[str, float]] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.config, self.count, self.seed, self.recorder, self.buffer = config, count, seed, recorder, buffer
+        self._columns, self._parts, self._settings = columns, {"buffer": buffer, **parts}, _plain(settings)
+        self._evaluate, self._stop = evaluate, stop
+        self._random = RandomPolicy(getattr(env, "single_action_space", env.action_space), seed=derive(seed, "explore"))
+        self.finished: list[Episode] = []
+        self.episodes: list[Episode] = []
+        self._stopped = False
+        checkpoint = recorder.load()
+        if checkpoint is not None:
+            self._restore(*checkpoint)
+        # Whoever goes on without the environments' state must not play the first episodes again.
+        key = (count.steps,) if count.steps else ()
+        self.collector = Collector(env, seed=derive(seed, "environment", *key) % 2**31)
+        if self.collector.num_envs != config.num_envs:
+            raise ValueError(f"num_envs: expected {self.collector.num_envs}, as env has, got {config.num_envs}")
+        if checkpoint is not None:
+            self._restore_environments(*checkpoint)
+        elif count.steps:
+            buffer.end_episodes()
+        self._started = time.perf_counter()
+
+    def goes_on(self) -> bool:
+        """Whether there is another step to take."""
+        return self.count.steps < self.config.total_timesteps and not self._stopped
+
+    def random_action(self) -> np.ndarray:
+        """Uniform actions, one an environment; which ones follows from the seed and the steps so far."""
+        tick = self.count.steps // self.collector.num_envs
+        return self._random.predict(self.collector.obs, tick)[0]
+
+    def step(self, action: np.ndarray | Tensor) -> Collected:
+        """Take a real step in every environment, with actions [envs, act] or [envs], and store it.
+
+        Raises:
+            ValueError: the action does not fit, or the environment returned a number that is not finite.
+        """
+        collected = self.collector.step(action)
+        self.buffer.extend(collected.batch, collected.valid)
+        self.count.steps += self.collector.num_envs
+        self.finished = collected.episodes
+        self.episodes += collected.episodes
+        self.recorder.advance(self.count.steps)
+        return collected
+
+    def x(self) -> dict[str, float]:
+        """What stands in every row of metrics: real steps, and what they have cost so far."""
+        counters = {metric: getattr(self.count, name) for metric, name in self._columns.items()}
+        return {"time/total_timesteps": self.count.steps, **counters, "time/wall_clock": self.seconds()}
+
+    def seconds(self) -> float:
+        """Wall-clock of the whole run so far, that before a resume included."""
+        return self.count.seconds + time.perf_counter() - self._started
+
+    def crossed(self, every: int) -> bool:
+        """Whether the last step reached or passed a multiple of `every` real steps; 0: never."""
+        return every > 0 and self.count.steps % every < self.collector.num_envs
+
+    def log(self, row: Mapping[str, float]) -> None:
+        """Log metrics with the x axis."""
+        self.recorder.log({**self.x(), **row})
+
+    def log_episodes(self, extra: Callable[[], Mapping[str, float]]) -> None:
+        """Log each episode that the last step ended, with what `extra()` gives."""
+        for episode in self.finished:
+            row = {
+                "rollout/ep_rew_mean": episode.ret,
+                "rollout/ep_len_mean": episode.length,
+                "rollout/diverged": self.collector.diverged,
+                "time/fps": self.count.steps / max(self.seconds(), 1e-9),
+            }
+            self.log({**row, **extra()})
+
+    def evaluate(self, policy: Any) -> None:
+        """Evaluate the policy where that is due."""
+        if self._evaluate is not None and self.crossed(self.config.eval_every):
+            self.log(self._evaluate(policy, self.count.steps))
+
+    def checkpoint(self) -> None:
+        """Save where that is due: every so many steps, at the end, and where `stop` says that it is one."""
+        self._stopped = self._stop is not None and self._stop()
+        if self.crossed(self.config.checkpoint_every) or not self.goes_on():
+            self.save()
+
+    def save(self) -> None:
+        """Save everything that training goes on from."""
+        tensors: dict[str, Tensor] = {}
+        meta: dict[str, Any] = {"seed": self.seed, "settings": self._settings}
+        if self.collector.continues:
+            environments, meta["collector"] = self.collector.snapshot()
+            tensors |= {f"collector/{key}": value for key, value in environments.items()}
+        for name, held in self._parts.items():
+            tensors |= {f"{name}/{key}": value for key, value in held.state_dict().items()}
+        meta["counters"] = asdict(self.count) | {"seconds": self.seconds()}  # type: ignore[call-overload]
+        self.recorder.save(self.count.steps, tensors, meta)
+
+    def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        changed = differences(meta.get("settings", {}), self._settings)
+        if changed and not self.recorder.accepts(changed):
+            raise ValueError(
+                f"settings: expected those of the checkpoint, got others ({describe(changed)}): the results would be "
+                "those of neither; start a new run, or accept the changes (mbrl resume RUN --accept-changes)"
+            )
+        for name, value in meta["counters"].items():
+            setattr(self.count, name, value)
+        for name, held in self._parts.items():
+            held.load_state_dict(part(tensors, name))
+
+    def _restore_environments(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        if self.collector.continues and "collector" in meta:
+            self.collector.restore(part(tensors, "collector"), meta["collector"])
+            return
+        self.buffer.end_episodes()
+        warnings.warn(
+            "the environments run in other processes, so their episodes can't be taken up again: training goes on "
+            "from the checkpoint with new episodes, which is not what it would have done without the interruption",
+            stacklevel=4,
+        )
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors stored under `name/`, without the prefix."""
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def valid_rows(collected: Collected) -> TransitionBatch:
+    """The rows of a step that are transitions."""
+    batch, valid = collected.batch, collected.valid
+    return batch if bool(valid.all()) else TransitionBatch(*(x[valid] for x in batch))
+
+
+Changes = dict[str, tuple[Any, Any]]
+"""Settings by name: what they were, and what they are now."""
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """The settings that both have and that differ; one that only a newer version knows is no difference."""
+    present = _plain(now)
+    return {name: (was, present[name]) for name, was in stored.items() if name in present and present[name] != was}
+
+
+def describe(changed: Changes) -> str:
+    """For people: "lr: 0.0003 -> 0.0001, ..."."""
+    return ", ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back, tuples as lists, so that stored ones compare equal."""
+    return json.loads(json.dumps(settings))

@@ -1,0 +1,189 @@
+"""The updates of a learner inside a training loop: which are due, how they are run, and what they report.
+
+Update number n draws its batch from a generator seeded (seed, "batch", run, n) and its noise from one seeded
+(seed, "noise", run, n): what it does depends on the state, the buffers and n alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from mbrl.learners.networks import leaves
+from mbrl.pipelines.recorder import Recorder
+from mbrl.seeding import generator
+from mbrl.types import Learner, Metrics, NonFiniteUpdate, TransitionBatch
+
+Mode = Literal["eager", "compile", "graph"]
+Draw = Callable[[int], TransitionBatch]
+"""The batch of update n, [runs, batch_size, ...]."""
+Run = Callable[[Any, int, int], list[Metrics]]
+"""`run(state, first, count)`: `count` updates of `state`, numbered from `first`; the metrics of each."""
+
+
+_HELP = "Often a smaller learning rate helps, or rewards of the order of 1"
+
+
+class Trained(Protocol):
+    """What an agent shows to the loop that trains it."""
+
+    learner: Any
+    state: Any
+    updates: int
+    """How many its state has had."""
+
+
+def due(steps: int, num_envs: int, *, after: int, every: int, ratio: float) -> int:
+    """How many updates follow the step that led to `steps` real steps, of which the last took `num_envs`.
+
+    The first `after` steps are followed by none; from then on every `every` steps by `every * ratio`, so that there
+    are `ratio` a step in all. Depends on nothing but the arguments: a run goes on at another ratio without a rush.
+    """
+    total, before = (math.floor(ratio * max(0, n // every * every - after)) for n in (steps, steps - num_envs))
+    return total - before
+
+
+def runner(mode: Mode, learner: Learner[Any], draw: Draw, *, seed: int, batch_size: int, device: torch.device) -> Run:
+    """What runs updates: eagerly, compiled, or as a captured CUDA graph.
+
+    Raises:
+        ValueError: there is no such way on this device.
+    """
+    if mode != "eager":
+        raise ValueError(f"updates: expected 'eager', got {mode!r}")
+
+    every = getattr(learner, "config", None)
+    actor_every = getattr(every, "actor_every", 1)
+
+    def run(state: Any, first: int, count: int) -> list[Metrics]:
+        metrics = []
+        for n in range(first, first + count):
+            noise = learner.noise(batch_size, [generator(seed, "noise", 0, n, device=device)])
+            metrics.append(learner.update(state, draw(n), noise, actor=(n + 1) % actor_every == 0)[1])
+        return metrics
+
+    return run
+
+
+class Updates:
+    """Runs the updates of an agent, stops at the first that is not finite, and keeps the means of what they report.
+
+    On the CPU every update is looked at, elsewhere all that are due at once together: one copy from the device.
+
+    Args:
+        agent: its state is updated in place, and its updates are counted.
+        draw: `draw(n)` gives the batch of update n.
+        seed: of the noise.
+        batch_size: rows of a batch.
+        recorder: is given the batch of an update that is not finite.
+        mode: see `runner`.
+    """
+
+    def __init__(
+        self, agent: Trained, draw: Draw, *, seed: int, batch_size: int, recorder: Recorder, mode: Mode = "eager"
+    ) -> None:
+        self.agent, self._draw, self._recorder = agent, draw, recorder
+        self._drawn: dict[int, TransitionBatch] = {}
+        device = leaves(agent.state)[0].device
+        self._at_once = device.type == "cpu"
+        self._run = runner(mode, agent.learner, self._remember, seed=seed, batch_size=batch_size, device=device)
+        self._sums: dict[str, list[float]] = {}
+        self._steps = 0
+
+    def run(self, count: int, steps: int) -> None:
+        """Run the next `count` updates, after `steps` real steps.
+
+        Raises:
+            NonFiniteUpdate: one of them gave a number that is not finite. The message says which number, update and
+                step, and where the batch is.
+        """
+        self._steps = steps
+        block = 1 if self._at_once else max(count, 1)
+        for _ in range(0, count, block):
+            self._drawn.clear()
+            first = self.agent.updates
+            self._take(self._run(self.agent.state, first, block), first)
+            self.agent.updates = first + block
+
+    def metrics(self) -> dict[str, float]:
+        """Means, over the updates since this was last asked, of what they reported; nothing where there were none."""
+        means = {name: total / number for name, (total, number) in self._sums.items()}
+        self._sums = {}
+        return means
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The means under way.
+
+        Raises:
+            NonFiniteUpdate: the agent's parameters are not finite: a bad gradient shows in the next loss only, and a
+                checkpoint would be spoiled by then.
+        """
+        tensors = leaves(self.agent.state)
+        for i, tensor in enumerate(tensors):
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise NonFiniteUpdate(
+                    f"state: expected finite parameters, got some that are not (tensor {i} of {len(tensors)}, of shape "
+                    f"{list(tensor.shape)}) after update {self.agent.updates - 1} and {self._steps} real steps; no "
+                    f"checkpoint of them is saved. {_HELP}"
+                )
+        return {name: torch.tensor(sums, dtype=torch.float64) for name, sums in self._sums.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the means that `state_dict` gave."""
+        self._sums = {name: sums.tolist() for name, sums in state.items()}
+
+    def _remember(self, n: int) -> TransitionBatch:
+        self._drawn[n] = self._draw(n)
+        return self._drawn[n]
+
+    def _take(self, metrics: list[Metrics], first: int) -> None:
+        """Check the metrics of a block of updates, and add them to the means."""
+        names = [(first + i, name) for i, one in enumerate(metrics) for name in one]
+        if not names:
+            return
+        values = torch.cat([value for one in metrics for value in one.values()]).tolist()  # one copy
+        runs = len(values) // len(names)
+        for i, (n, name) in enumerate(names):
+            value = sum(values[i * runs : (i + 1) * runs]) / runs
+            if not math.isfinite(value):
+                raise NonFiniteUpdate(self._report(n, name, value))
+            sums = self._sums.setdefault(name, [0.0, 0.0])
+            sums[0] += value
+            sums[1] += 1
+
+    def _report(self, n: int, name: str, value: float) -> str:
+        batch = self._drawn.get(n) or self._draw(n)
+        path = self._recorder.keep(f"not-finite-update-{n}", dict(zip(batch._fields, batch, strict=True)))
+        where = f"; its batch is in {path}" if path else ""
+        return (
+            f"{name}: expected a finite number, got {value} in update {n} after {self._steps} real steps{where}. The "
+            f"last checkpoint is from before it. {_HELP}"
+        )
+
+
+@contextmanager
+def memory_explained(buffers: Mapping[str, int]) -> Iterator[None]:
+    """Say which buffer to make smaller where the device, or this machine, runs out of memory.
+
+    Args:
+        buffers: bytes by the setting that decides them: {"buffer_size": 180_000_000}.
+
+    Raises:
+        MemoryError: instead of torch's error; the message names each buffer with its size.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; of the CPU's there is no name
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        sizes = sorted(buffers.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{name}: {size / 1e6:.1f} MB" for name, size in sizes)
+        raise MemoryError(
+            f"out of memory. What the settings take: {listed}. Make {sizes[0][0]} smaller (a batch that is too large "
+            f"is batch_size's). torch says: {str(error).splitlines()[0]}"
+        ) from error
