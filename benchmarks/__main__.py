@@ -5,7 +5,17 @@ import os
 import sys
 from importlib import import_module
 
-ROWS = ("start", "ensemble_epoch", "cem_plan", "mppi_plan", "simulator_plan", "mcts_search", "ilqr_solve", "pets_solve")
+ROWS = (
+    "start",
+    "ensemble_epoch",
+    "cem_plan",
+    "model_rollout",
+    "mppi_plan",
+    "simulator_plan",
+    "mcts_search",
+    "ilqr_solve",
+    "pets_solve",
+)
 
 
 def main() -> int:

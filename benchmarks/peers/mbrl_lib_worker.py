@@ -1,6 +1,6 @@
 """Runs inside mbrl-lib's environment: one unit of work for every line read, one JSON line with its cost for each.
 
-python -I mbrl_lib_worker.py ensemble_epoch|cem_plan '{"sizes": ...}'
+python -I mbrl_lib_worker.py ensemble_epoch|cem_plan|model_rollout '{"sizes": ...}'
 """
 
 import json
@@ -113,11 +113,38 @@ def cem_plan(members, population, horizon, particles, iterations, elites):
     return lambda: agent.act(rng.normal(size=OBS))
 
 
+def model_rollout(members, elites, rows, all_members):
+    """One step of the library's ModelEnv from `rows` states, as its MBPO takes it; all members by "expectation"."""
+    model, _ = model_and_buffer(members, 2_000)
+    if all_members:
+        model.model.propagation_method = "expectation"
+    else:
+        model.set_elite(list(range(elites)))
+
+    class Spaces(gym.Env):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,))
+        action_space = gym.spaces.Box(-1, 1, (ACT,))
+
+    def never(action, next_obs):
+        return torch.zeros(len(next_obs), 1, dtype=torch.bool)
+
+    env = mbrl.models.ModelEnv(Spaces(), model, never, None, generator=torch.Generator())
+    rng = np.random.default_rng(1)
+    obs = rng.normal(size=(rows, OBS)).astype(np.float32)
+
+    def step():
+        state = env.reset(obs, return_as_np=True)
+        env.step(rng.uniform(-1, 1, size=(rows, ACT)).astype(np.float32), state, sample=True)
+
+    return step
+
+
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     out, sys.stdout = sys.stdout, sys.stderr  # the library prints; the pipe is for answers alone
-    work = {"ensemble_epoch": ensemble_epoch, "cem_plan": cem_plan}[sys.argv[1]](**json.loads(sys.argv[2]))
+    works = {"ensemble_epoch": ensemble_epoch, "cem_plan": cem_plan, "model_rollout": model_rollout}
+    work = works[sys.argv[1]](**json.loads(sys.argv[2]))
 
     def answer(value):
         out.write(json.dumps(value) + "\n")

@@ -64,6 +64,7 @@ def fit(
     batch_size: int = 256,
     epochs: int | None = None,
     steps: int | None = None,
+    max_steps: int | None = None,
     holdout: float | None = None,
     patience: int = 5,
     max_holdout: int = 5000,
@@ -84,6 +85,8 @@ def fit(
         batch_size: rows per gradient step and member; all rows where there are fewer.
         epochs: passes over the data (at most, where there is a holdout).
         steps: gradient steps, in place of epochs; a holdout then only scores the result.
+        max_steps: gradient steps at most, where a holdout decides; an epoch that would go beyond is cut short, and
+            scored. None: no such end.
         holdout: share of the data; None: 0.2 where neither epochs nor steps are given, else 0.
         patience: epochs without improvement after which a member stops.
         max_holdout: rows of the holdout at most, about: where it is whole episodes, the last may go beyond.
@@ -95,7 +98,7 @@ def fit(
             diverged.
     """
     holdout = holdout if holdout is not None else (0.2 if epochs is None and steps is None else 0.0)
-    _check_arguments(ensemble, epochs, steps, holdout, elites, batch_size, patience)
+    _check_arguments(ensemble, epochs, steps, max_steps, holdout, elites, batch_size, patience)
     batch = data if isinstance(data, TransitionBatch) else data.all()
     inputs, targets = _columns(ensemble, batch)
     train, held = _split(data, len(inputs), holdout, max_holdout, generator(seed, "fit", "holdout"))
@@ -114,7 +117,8 @@ def fit(
         total = steps if steps is not None else (epochs or 0) * per_epoch
         parameters, loss = _train_steps(trainer, scaled, batches, total, per_epoch)
     else:
-        limit = epochs if epochs is not None else MAX_EPOCHS
+        limit = per_epoch * (epochs if epochs is not None else MAX_EPOCHS)
+        limit = limit if max_steps is None else min(limit, max_steps)
         parameters, loss, total = _train_until_stale(trainer, scaled, batches, score, per_epoch, limit, patience)
 
     if not all(bool(p.isfinite().all()) for p in leaves(parameters)):
@@ -139,19 +143,20 @@ def _train_steps(
 def _train_until_stale(
     trainer: Trainer, data: Rows, batches: _Batches, score: _Scorer, per_epoch: int, limit: int, patience: int
 ) -> tuple[Parameters, Tensor, int]:
-    """Each member trains until it is stale, and ends with its own best weights."""
+    """Each member trains until it is stale, `limit` steps at most, and ends with its own best weights."""
     best = map_rows(Tensor.clone, trainer.parameters)
     best_mse = score(best)
     stale = torch.zeros_like(best_mse, dtype=torch.long)
     loss = torch.zeros_like(best_mse)
     active = torch.arange(batches.members, device=best_mse.device)  # members that still train
-    epoch = 0
-    while epoch < limit and len(active):
-        epoch += 1
+    total = 0
+    while total < limit and len(active):
+        steps = min(per_epoch, limit - total)
         epoch_loss = torch.zeros_like(best_mse[active])
-        for _ in range(per_epoch):
+        for _ in range(steps):
             epoch_loss += trainer.update(*_gather(data, batches.next()[active]))
-        loss[active] = epoch_loss / per_epoch
+        total += steps
+        loss[active] = epoch_loss / steps
         mse = score(trainer.parameters)
         # NaN is no improvement: a member that diverges goes back to its best weights.
         improved = mse < (1 - IMPROVEMENT) * best_mse[active]
@@ -164,7 +169,7 @@ def _train_until_stale(
         if not bool(going.all()):
             trainer.keep(going.nonzero()[:, 0])
             active = active[going]
-    return best, loss, epoch * per_epoch
+    return best, loss, total
 
 
 class _Batches:
@@ -266,16 +271,22 @@ def _check_arguments(
     ensemble: GaussianEnsemble,
     epochs: int | None,
     steps: int | None,
+    max_steps: int | None,
     holdout: float,
     elites: int | None,
     batch_size: int,
     patience: int,
 ) -> None:
-    for name, value in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size), ("patience", patience)):
+    numbers = {"epochs": epochs, "steps": steps, "max_steps": max_steps, "batch_size": batch_size, "patience": patience}
+    for name, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if epochs is not None and steps is not None:
         raise ValueError(f"steps: expected either steps or epochs, got steps={steps} and epochs={epochs}")
+    if max_steps is not None and (steps is not None or holdout == 0):
+        raise ValueError(
+            f"max_steps: expected a holdout that decides, without steps, got {max_steps} and steps={steps}"
+        )
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout: expected a share in [0, 1), got {holdout}")
     if epochs is None and steps is None and holdout == 0:

@@ -288,6 +288,18 @@ def test_constant_columns_do_no_harm() -> None:
     assert std.isfinite().all()
 
 
+def test_a_cap_cuts_early_stopping_short_and_keeps_the_best() -> None:
+    free, capped = small(), small()
+    whole = fit(free, linear(), seed=0, batch_size=32)
+    report = fit(capped, linear(), seed=0, batch_size=32, max_steps=20)
+    assert report.steps == 20 < whole.steps
+    assert report.holdout_mse.isfinite().all()
+    assert fit(small(), linear(), seed=0, batch_size=32, max_steps=10**6).steps == whole.steps
+    # A cap behind the first pass is the first pass.
+    passes = fit(small(), linear(), seed=0, batch_size=32, holdout=0.2, epochs=1)
+    assert torch.equal(fit(small(), linear(), seed=0, batch_size=32, max_steps=8).holdout_mse, passes.holdout_mse)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -299,6 +311,8 @@ def test_constant_columns_do_no_harm() -> None:
         ({"steps": 5, "elites": 4}, "elites: expected 1 to 3"),
         ({"steps": 5, "elites": 2}, "elites: expected a holdout"),
         ({"steps": 50, "patience": 0}, "patience: expected at least 1"),
+        ({"steps": 50, "max_steps": 5}, "max_steps: expected a holdout that decides"),
+        ({"max_steps": 0}, "max_steps: expected at least 1"),
         ({"steps": 50, "lr": 1e300}, "lr: training diverged"),
     ],
 )
