@@ -15,6 +15,7 @@ ROWS = (
     "mcts_search",
     "ilqr_solve",
     "pets_solve",
+    "sac_update",
 )
 
 
