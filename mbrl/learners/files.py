@@ -84,12 +84,16 @@ def copy_into(destination: Sequence[Tensor], source: Sequence[Tensor], path: str
 
 
 def space_to_json(space: Any) -> dict[str, Any]:
-    """A flat Box as JSON; infinite bounds come as Python's `Infinity`."""
+    """A flat Box, or a Discrete from 0, as JSON; infinite bounds come as Python's `Infinity`."""
+    if isinstance(space, gym.spaces.Discrete):
+        return {"n": int(space.n)}
     return {"low": space.low.tolist(), "high": space.high.tolist(), "dtype": str(space.dtype)}
 
 
-def space_from_json(stored: dict[str, Any]) -> gym.spaces.Box:
-    """The Box that `space_to_json` described."""
+def space_from_json(stored: dict[str, Any]) -> gym.Space:
+    """The space that `space_to_json` described."""
+    if "n" in stored:
+        return gym.spaces.Discrete(stored["n"])
     low, high = (np.array(stored[name], dtype=stored["dtype"]) for name in ("low", "high"))
     return gym.spaces.Box(low, high, dtype=np.dtype(stored["dtype"]).type)
 

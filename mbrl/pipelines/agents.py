@@ -1,0 +1,289 @@
+"""Learners with the interface of stable-baselines3: `learn`, `predict`, `save`, `load`.
+
+An agent is a learner, a state with one run, and the counts of what it has been through; loops train it in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.envs.make import check_spaces
+from mbrl.learners import files
+from mbrl.learners.networks import leaves
+from mbrl.learners.sac import SACConfig, SACLearner
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.recorder import Recorder
+from mbrl.seeding import generator
+
+UPDATES = "updates"
+
+
+class Agent:
+    """What all agents share; use one of the classes below.
+
+    Args:
+        observation_space: a flat Box.
+        action_space: a flat Box with finite bounds, or a Discrete from 0: each agent has one kind.
+        seed: of the initial parameters, and of what `predict` samples.
+        device: where the parameters live, and the experience.
+        config: hyperparameters; None: the learner's defaults.
+        hyperparameters: fields of the learner's configuration, in place of those in `config`.
+
+    Attributes:
+        learner: the algorithm, without memory.
+        state: its parameters and optimisers; updated in place.
+        updates: how many updates the state has had.
+        steps: real environment steps that it was trained on in this process.
+        buffer: their transitions; None before the first.
+
+    Raises:
+        ValueError: a space of another kind, a device that is not there, or a hyperparameter out of range.
+    """
+
+    learner_type: ClassVar[type]
+    config_type: ClassVar[type]
+    discrete: ClassVar[bool]
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        seed: int = 0,
+        *,
+        device: torch.device | str = "cpu",
+        config: Any = None,
+        **hyperparameters: Any,
+    ) -> None:
+        _check_actions(type(self), action_space)
+        check_spaces(_Spaces(observation_space, action_space), discrete=self.discrete)  # type: ignore[arg-type]
+        self.observation_space, self.action_space, self.seed = observation_space, action_space, seed
+        self.device = device_of(device)
+        self.config = replace(config or self.config_type(), **hyperparameters)
+        self.learner = self.learner_type(*_arguments(observation_space, action_space), config=self.config)
+        self.state = self.learner.init([generator(seed, "init", 0, device=self.device)])
+        self.updates = self.steps = 0
+        self.buffer: ReplayBuffer | None = None
+        self._predictions = 0
+
+    @property
+    def sizes(self) -> tuple[int, int | None]:
+        """Length of observations, and of actions: None where those are discrete."""
+        return self.observation_space.shape[0], None if self.discrete else self.action_space.shape[0]  # type: ignore[index]
+
+    def learn(
+        self,
+        total_timesteps: int,
+        env: gym.Env | gym.vector.VectorEnv,
+        *,
+        recorder: Recorder | None = None,
+        evaluate: Callable[[Agent, int], dict[str, float]] | None = None,
+        stop: Callable[[], bool] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Train on `total_timesteps` more real steps.
+
+        A second call goes on: with the same buffer, counts and parameters, and new episodes.
+
+        Args:
+            total_timesteps: how many more.
+            env: the environment, or a vector of `num_envs` of them.
+            recorder: see `train_off_policy`.
+            evaluate: see `train_off_policy`.
+            stop: see `train_off_policy`.
+            settings: fields of `OffPolicyConfig`.
+
+        Raises:
+            ValueError: see `train_off_policy`.
+        """
+        from mbrl.pipelines.off_policy import train_off_policy  # which knows agents
+
+        envs = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
+        given = {"device": str(self.device), "num_envs": envs, **settings}
+        config = OffPolicyConfig(total_timesteps=self.steps + total_timesteps, **given)
+        train_off_policy(env, self, config, seed=self.seed, recorder=recorder, evaluate=evaluate, stop=stop)
+        return self
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """The policy's action; what it samples does not disturb training.
+
+        Args:
+            observation: [obs], or [n, obs].
+            state: handed back as it is: the policy has no memory.
+            episode_start: not used.
+            deterministic: whether to take the best action instead of sampling as in training.
+
+        Returns:
+            The action, [act] or [n, act] (a number, or [n], where actions are discrete), and `state`.
+
+        Raises:
+            ValueError: an observation of another size, or not finite.
+        """
+        obs, size = np.asarray(observation), self.sizes[0]
+        if obs.ndim not in (1, 2) or obs.shape[-1] != size:
+            raise ValueError(f"observation: expected shape [{size}] or [n, {size}], got {list(obs.shape)}")
+        if not np.isfinite(obs).all():
+            raise ValueError(f"observation: expected finite numbers, got {obs.tolist()}")
+        rows = obs.reshape(-1, size)
+        if deterministic:
+            action = self._act(rows, None)
+        else:
+            action = self.explore(rows, generator(self.seed, "predict", self._predictions, device=self.device))
+            self._predictions += 1
+        return (action[0] if obs.ndim == 1 else action), state
+
+    def explore(self, obs: np.ndarray, generator: Generator) -> np.ndarray:
+        """Actions [rows, act] or [rows] as in training, for observations [rows, obs]: sampled, or with noise."""
+        return self._act(obs, self.learner.act_noise(len(obs), [generator]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write parameters, optimisers and hyperparameters to `path`, whose ending .safetensors is added.
+
+        The write is atomic: a crash leaves the old file or the new one. The buffer is not written.
+        """
+        spaces = {"observation_space": self.observation_space, "action_space": self.action_space}
+        config: dict[str, Any] = {name: files.space_to_json(space) for name, space in spaces.items()}
+        config |= {"seed": self.seed, "config": asdict(self.config), UPDATES: self.updates}
+        return files.save(path, type(self).__name__, config, leaves(self.state))
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Self:
+        """Read what `save` wrote. Learning goes on from the parameters, with an empty buffer: random actions first.
+
+        Raises:
+            ValueError: no such file, or damaged, of another agent, or of a newer version.
+        """
+        stored, tensors = files.load(path, cls.__name__)
+        obs_space, action_space = (
+            files.space_from_json(stored[name]) for name in ("observation_space", "action_space")
+        )
+        config = cls.config_type(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored["config"].items()})
+        loaded = cls(obs_space, action_space, stored["seed"], device=device, config=config)
+        files.copy_into(leaves(loaded.state), tensors, path)
+        loaded.updates = stored[UPDATES]
+        return loaded
+
+    def experience(self, capacity: int, num_envs: int) -> ReplayBuffer:
+        """The buffer of what it is trained on, made where there is none yet.
+
+        Raises:
+            ValueError: there is one, of another size.
+        """
+        if self.buffer is None:
+            obs_dim, action_dim = self.sizes
+            self.buffer = ReplayBuffer(
+                capacity, obs_dim, action_dim, num_envs=num_envs, device=self.device, dtype=self.learner.dtype
+            )
+        slots = -(-capacity // num_envs)
+        if (self.buffer.capacity, self.buffer.num_envs) != (slots * num_envs, num_envs):
+            raise ValueError(
+                f"buffer_size, num_envs: expected {self.buffer.capacity} and {self.buffer.num_envs}, as the agent has "
+                f"been trained with, got {capacity} and {num_envs}; set agent.buffer = None to forget its experience"
+            )
+        return self.buffer
+
+    def settings(self) -> dict[str, Any]:
+        """What training depends on: the kind of learner, and its hyperparameters."""
+        return {"learner": type(self.learner).__name__, **asdict(self.config)}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state's tensors, which later updates write into, and the count of updates."""
+        stored = {f"{i:04d}": tensor for i, tensor in enumerate(leaves(self.state))}
+        return {**stored, UPDATES: torch.tensor(self.updates)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy what `state_dict` gave into the state.
+
+        Raises:
+            ValueError: the tensors are of another learner.
+        """
+        tensors = [state[name] for name in sorted(set(state) - {UPDATES})]
+        files.copy_into(leaves(self.state), tensors, "the checkpoint")
+        self.updates = int(state[UPDATES])
+
+    def _act(self, obs: np.ndarray, noise: Any) -> np.ndarray:
+        rows = torch.as_tensor(obs, dtype=self.learner.dtype, device=self.device)
+        action = self.learner.act(self.state, rows[None], noise)[0].cpu().numpy()
+        space = self.action_space
+        if isinstance(space, gym.spaces.Box):
+            # Rounding may lead beyond a bound. (np.clip takes several times as long.)
+            return np.minimum(np.maximum(action, space.low), space.high).astype(space.dtype, copy=False)
+        return action
+
+
+class SAC(Agent):
+    """Soft actor-critic; with `config=REDQ` or `config=DROQ` (`mbrl.learners.sac`) its kin."""
+
+    learner_type, config_type, discrete = SACLearner, SACConfig, False
+
+
+CONTINUOUS, DISCRETE = "SAC, TD3 or DDPG (mbrl train sac)", "DQN or DiscreteSAC (mbrl train dqn)"
+
+
+def check_match(env: gym.Env | gym.vector.VectorEnv, agent: Agent, device: str) -> None:
+    """Check that an agent is for an environment's spaces, and lives where training is to be.
+
+    Raises:
+        ValueError: it is not, or does not.
+    """
+    vector = isinstance(env, gym.vector.VectorEnv)
+    for kind in ("observation_space", "action_space"):
+        space, own = getattr(env, f"single_{kind}" if vector else kind), getattr(agent, kind)
+        if space.shape != own.shape or getattr(space, "n", None) != getattr(own, "n", None):
+            raise ValueError(f"env: expected {kind} {own}, as the agent was made for, got {space}")
+    if device_of(device) != agent.device:
+        raise ValueError(f"device: expected {agent.device}, where the agent lives, got {device}")
+
+
+def device_of(name: torch.device | str) -> torch.device:
+    """The device of a name, with its number.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without that kind
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: expected one that is here, such as cpu, got {str(name)!r}: {reason}") from error
+
+
+class _Spaces:
+    """Spaces that look like an environment's, for `check_spaces`."""
+
+    spec = None
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def __str__(self) -> str:
+        return "the environment"
+
+
+def _check_actions(kind: type[Agent], space: gym.Space) -> None:
+    if isinstance(space, gym.spaces.Discrete) and not kind.discrete:
+        raise ValueError(f"action_space: {kind.__name__} is for continuous actions, got {space}: use {DISCRETE}")
+    if isinstance(space, gym.spaces.Box) and kind.discrete:
+        raise ValueError(f"action_space: {kind.__name__} is for discrete actions, got {space}: use {CONTINUOUS}")
+
+
+def _arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
+    """What a learner is made of, before its configuration."""
+    size = observation_space.shape[0]
+    if isinstance(action_space, gym.spaces.Discrete):
+        return size, int(action_space.n)
+    return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())

@@ -1,0 +1,111 @@
+"""Off-policy learning from real steps alone: SAC, REDQ, DroQ, TD3, DDPG, DQN and discrete SAC.
+
+repeat:   act with exploration (uniformly at first), add the transition
+          `update_ratio` times: draw a batch from everything so far, update the learner
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import NamedTuple
+
+import gymnasium as gym
+
+from mbrl.data.buffer import ReplayBuffer, buffer_bytes
+from mbrl.data.collect import Episode
+from mbrl.pipelines.agents import Agent, check_match
+from mbrl.pipelines.loop import Counters, Loop
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.recorder import NullRecorder, Recorder
+from mbrl.pipelines.updates import Updates, due, memory_explained
+from mbrl.seeding import generator
+from mbrl.types import TransitionBatch
+
+Evaluate = Callable[[Agent, int], dict[str, float]]
+
+
+class OffPolicyResult(NamedTuple):
+    """What training leaves."""
+
+    policy: Agent
+    buffer: ReplayBuffer
+    episodes: list[Episode]
+    """Finished episodes since training began, or since it was resumed."""
+    steps: int
+    """Real environment steps."""
+
+
+def train_off_policy(
+    env: gym.Env | gym.vector.VectorEnv,
+    agent: Agent,
+    config: OffPolicyConfig,
+    *,
+    seed: int = 0,
+    recorder: Recorder | None = None,
+    evaluate: Evaluate | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> OffPolicyResult:
+    """Train an agent on an environment; one that was trained here before goes on with its buffer and its counts.
+
+    Args:
+        env: the environment, or a vector of `config.num_envs` of them.
+        agent: learner and state; updated in place.
+        config: the settings.
+        seed: of everything random but the agent's initial parameters.
+        recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
+        evaluate: `evaluate(agent, steps)` -> metrics, called every `config.eval_every` steps.
+        stop: asked after every step; True ends the training with a checkpoint.
+
+    Raises:
+        ValueError: the environment does not fit the agent or the settings, or returned something that is not finite;
+            or the checkpoint was made with other settings.
+        NonFiniteUpdate: a loss was not finite.
+        MemoryError: the device is full; the message says which buffer to make smaller.
+    """
+    check_match(env, agent, config.device)
+    recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
+    with memory_explained({"buffer_size": buffer_bytes(config.buffer_size, *agent.sizes)}):
+        buffer = agent.experience(config.buffer_size, config.num_envs)
+
+        def draw(n: int) -> TransitionBatch:
+            g = generator(seed, "batch", 0, n, device=buffer.device)
+            batch = buffer.sample(config.batch_size, generator=g, discount=config.discount, n_step=config.n_step)
+            return TransitionBatch(*(x[None] for x in batch))
+
+        updates = Updates(agent, draw, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates)
+        loop = Loop(
+            env,
+            config,
+            count,
+            seed=seed,
+            buffer=buffer,
+            columns={"train/n_updates": "updates"},
+            parts={"agent": agent, "updates": updates},
+            settings={**asdict(config), **agent.settings()},
+            recorder=recorder,
+            evaluate=evaluate,
+            stop=stop,
+        )
+        while loop.goes_on():
+            if count.steps < config.initial_steps:
+                action = loop.random_action()
+            else:
+                action = agent.explore(loop.collector.obs, generator(seed, "act", 0, count.steps, device=agent.device))
+            loop.step(action)
+            agent.steps = count.steps
+            updates.run(
+                due(
+                    count.steps,
+                    config.num_envs,
+                    after=config.initial_steps,
+                    every=config.update_every,
+                    ratio=config.update_ratio,
+                ),
+                count.steps,
+            )
+            count.updates = agent.updates
+            loop.log_episodes(updates.metrics)
+            loop.evaluate(agent)
+            loop.checkpoint()
+    return OffPolicyResult(agent, buffer, loop.episodes, count.steps)

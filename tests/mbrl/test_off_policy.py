@@ -1,0 +1,380 @@
+"""Off-policy training on real environments with tiny budgets, and the agents that it trains."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Discrete
+from torch import Tensor
+
+from mbrl.data.buffer import ReplayBuffer, buffer_bytes
+from mbrl.learners.networks import leaves
+from mbrl.learners.sac import DROQ, REDQ, SACLearner
+from mbrl.pipelines.agents import SAC, Agent
+from mbrl.pipelines.loop import differences
+from mbrl.pipelines.off_policy import OffPolicyResult, train_off_policy
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.updates import due, memory_explained
+from mbrl.types import NonFiniteUpdate
+
+TINY = OffPolicyConfig(
+    total_timesteps=60, initial_steps=20, batch_size=8, buffer_size=50, eval_every=0, checkpoint_every=15
+)
+SMALL = (8, 8)
+
+MAKERS: dict[str, tuple[str, Callable[[gym.Env], Agent]]] = {
+    "sac": ("Pendulum-v1", lambda env: SAC(env.observation_space, env.action_space, 1, hidden=SMALL)),
+    "redq": (
+        "Pendulum-v1",
+        lambda env: SAC(env.observation_space, env.action_space, 1, config=REDQ, hidden=SMALL, actor_every=3),
+    ),
+    "droq": (
+        "Pendulum-v1",
+        lambda env: SAC(env.observation_space, env.action_space, 1, config=DROQ, hidden=SMALL, actor_every=3),
+    ),
+}
+ALL = pytest.mark.parametrize("algorithm", MAKERS)
+
+
+class Memory:
+    """A recorder that keeps rows and checkpoints, and gives the newest checkpoint of another back."""
+
+    def __init__(self, start: tuple[dict[str, Tensor], dict[str, Any]] | None = None, accept: bool = False) -> None:
+        self.start, self.accept = start, accept
+        self.rows: list[dict[str, float]] = []
+        self.saved: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
+        self.kept: dict[str, dict[str, Tensor]] = {}
+
+    def log(self, row: Mapping[str, float]) -> None:
+        timing = {"time/wall_clock", "time/fps"}
+        self.rows.append({key: value for key, value in row.items() if key not in timing})
+
+    def advance(self, steps: int) -> None:
+        pass
+
+    def save(self, steps: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        self.saved.append(({name: tensor.clone() for name, tensor in tensors.items()}, meta))
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.start
+
+    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        return self.accept
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
+        self.kept[name] = {key: value.clone() for key, value in tensors.items()}
+        return Path(name)
+
+
+def train(algorithm: str, config: OffPolicyConfig = TINY, recorder: Memory | None = None, **extra: Any) -> Any:
+    env_id, make = MAKERS[algorithm]
+    env = gym.make(env_id, max_episode_steps=13)
+    return train_off_policy(env, make(env), config, seed=5, recorder=recorder, **extra)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert other[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+
+
+@ALL
+def test_a_run_that_was_interrupted_is_the_run_that_was_not(algorithm: str) -> None:
+    whole, broken = Memory(), Memory()
+    config = replace(TINY, n_step=3, update_ratio=1.5)
+    train(algorithm, config, whole)
+    left = iter(range(37))
+    train(algorithm, config, broken, stop=lambda: next(left, None) is None)
+    assert broken.saved[-1][1]["counters"]["steps"] == 38  # no multiple of anything
+    rest = Memory(broken.saved[-1])
+    train(algorithm, config, rest)
+    same(rest.saved[-1][0], whole.saved[-1][0])
+    assert [*broken.rows, *rest.rows] == whole.rows
+    assert any("train/q_mean" in row or "train/loss" in row for row in rest.rows)
+
+
+@ALL
+def test_the_seed_decides_everything_and_updates_are_counted(algorithm: str) -> None:
+    one, other = train(algorithm), train(algorithm)
+    for a, b in zip(leaves(one.policy.state), leaves(other.policy.state), strict=True):
+        assert torch.equal(a, b)
+    assert one.policy.updates == one.steps - TINY.initial_steps == 40
+    assert len(one.buffer) == TINY.buffer_size
+
+
+@ALL
+def test_several_environments_learn_as_much_a_step(algorithm: str) -> None:
+    env_id, make = MAKERS[algorithm]
+    env = gym.make_vec(env_id, num_envs=4, vectorization_mode="sync")
+    agent = make(gym.make(env_id))
+    result = train_off_policy(env, agent, replace(TINY, num_envs=4, update_ratio=0.5, update_every=8), seed=0)
+    assert (result.steps, agent.updates) == (60, 18)  # half of the 36 from step 21 to 56
+
+
+@ALL
+def test_an_agent_is_saved_and_loaded(algorithm: str, tmp_path: Path) -> None:
+    agent = train(algorithm).policy
+    path = agent.save(tmp_path / "agent")
+    loaded = type(agent).load(path)
+    obs = np.random.default_rng(0).normal(size=(5, agent.sizes[0])).astype(np.float32)
+    expected, _ = agent.predict(obs, deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
+    assert loaded.updates == agent.updates
+    assert loaded.config == agent.config
+    env = gym.make(MAKERS[algorithm][0])
+    assert loaded.learn(30, env, initial_steps=10, batch_size=8).updates == agent.updates + 20
+
+
+@ALL
+def test_stable_baselines3_evaluates_an_agent(algorithm: str) -> None:
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
+    env_id, make = MAKERS[algorithm]
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make(env_id, max_episode_steps=7))
+    returns, lengths = evaluation.evaluate_policy(
+        make(env), env, n_eval_episodes=2, deterministic=False, return_episode_rewards=True, warn=False
+    )
+    assert max(lengths) <= 7
+    assert np.isfinite(returns).all()
+
+
+def test_learning_twice_goes_on() -> None:
+    env = gym.make("Pendulum-v1")
+    agent = SAC(env.observation_space, env.action_space, hidden=SMALL)
+    settings: dict[str, Any] = {"initial_steps": 20, "batch_size": 8, "buffer_size": 100}
+    agent.learn(30, env, **settings).learn(30, env, **settings)
+    assert (agent.steps, agent.updates, len(agent.buffer or ())) == (60, 40, 60)
+    assert agent.buffer is not None
+    assert len(agent.buffer.episode_ids().unique()) == 2
+    with pytest.raises(ValueError, match="buffer_size, num_envs: expected 100 and 1, as the agent"):
+        agent.learn(10, env, initial_steps=20, buffer_size=200, batch_size=8)
+
+
+def test_predicting_does_not_disturb_training() -> None:
+    def evaluate(agent: Agent, steps: int) -> dict[str, float]:
+        return {"eval/mean_reward": float(agent.predict(np.zeros(3, dtype=np.float32))[0][0])}
+
+    watched, alone = Memory(), Memory()
+    train("sac", replace(TINY, eval_every=10), watched, evaluate=evaluate)
+    train("sac", replace(TINY, eval_every=10), alone)
+    same(watched.saved[-1][0], alone.saved[-1][0])
+    assert [row["time/total_timesteps"] for row in watched.rows if "eval/mean_reward" in row] == [
+        10,
+        20,
+        30,
+        40,
+        50,
+        60,
+    ]
+
+
+def test_predictions_have_the_shape_of_what_was_asked() -> None:
+    env = gym.make("Pendulum-v1")
+    agent = SAC(env.observation_space, env.action_space, hidden=SMALL)
+    one, several = np.zeros(3, dtype=np.float32), np.zeros((4, 3), dtype=np.float32)
+    assert agent.predict(one)[0].shape == (1,)
+    assert agent.predict(several, state="kept")[1] == "kept"
+    assert agent.predict(several)[0].dtype == np.float32
+    assert len(np.unique(agent.predict(several)[0])) == 4
+    assert len(np.unique(agent.predict(several, deterministic=True)[0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_envs", "after", "every", "ratio", "expected"),
+    [
+        (10, 1, 10, 1, 1.0, 0),  # the last random step
+        (11, 1, 10, 1, 1.0, 1),
+        (12, 1, 10, 1, 20.0, 20),
+        (12, 1, 10, 2, 1.0, 2),  # both steps since the last round
+        (13, 1, 10, 2, 1.0, 0),
+        (12, 1, 10, 1, 0.5, 1),
+        (11, 1, 10, 1, 0.5, 0),
+        (12, 4, 10, 1, 1.0, 2),  # 9 to 12, of which two are after the tenth
+        (16, 4, 0, 8, 1.0, 8),
+        (20, 4, 0, 8, 1.0, 0),
+        (30, 30, 0, 8, 1.0, 24),
+    ],
+)
+def test_updates_that_are_due(steps: int, num_envs: int, after: int, every: int, ratio: float, expected: int) -> None:
+    assert due(steps, num_envs, after=after, every=every, ratio=ratio) == expected
+
+
+def test_metrics_are_means_over_the_updates_since_the_last_row() -> None:
+    memory = Memory()
+    train("sac", recorder=memory)
+    rows = [row for row in memory.rows if "rollout/ep_rew_mean" in row]
+    assert [row["time/total_timesteps"] for row in rows] == [13, 26, 39, 52]
+    assert "train/critic_loss" not in rows[0]
+    assert [row["train/n_updates"] for row in rows] == [0, 6, 19, 32]
+
+
+@dataclass(frozen=True)
+class Spoiled:
+    """SAC whose update `at` reports a loss that is not finite, or spoils a parameter, or fills the memory."""
+
+    inner: SACLearner
+    at: int
+    how: str
+    calls: list[int]
+    batches: list[Any]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def update(self, state: Any, batch: Any, noise: Any, *, actor: bool = True) -> Any:
+        self.calls.append(len(self.calls))
+        self.batches.append(batch)
+        state, metrics = self.inner.update(state, batch, noise, actor=actor)
+        if self.calls[-1] == self.at:
+            if self.how == "loss":
+                metrics["train/actor_loss"] = metrics["train/actor_loss"] * torch.nan
+            elif self.how == "parameter":
+                leaves(state)[2][..., 0] = torch.inf
+            else:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+        return state, metrics
+
+
+def spoiled(at: int, how: str) -> tuple[Agent, Spoiled, Memory, Callable[[], OffPolicyResult]]:
+    env, memory = gym.make("Pendulum-v1"), Memory()
+    agent = SAC(env.observation_space, env.action_space, hidden=SMALL)
+    learner = agent.learner = Spoiled(agent.learner, at, how, [], [])  # type: ignore[assignment]
+    return agent, learner, memory, lambda: train_off_policy(env, agent, TINY, seed=5, recorder=memory)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_that_update() -> None:
+    _, learner, memory, run = spoiled(25, "loss")
+    message = r"train/actor_loss: expected a finite number, got nan in update 25 after 46 real steps; its batch is in "
+    with pytest.raises(NonFiniteUpdate, match=message):
+        run()
+    assert len(learner.calls) == 26
+    (kept,) = memory.kept.values()
+    for name, tensor in learner.batches[-1]._asdict().items():
+        assert torch.equal(kept[name], tensor) or name == "log_prob"
+    assert memory.saved[-1][1]["counters"]["steps"] == 45
+
+
+def test_spoiled_parameters_are_never_saved() -> None:
+    _, _, memory, run = spoiled(24, "parameter")  # after step 45, when a checkpoint is due
+    with pytest.raises(NonFiniteUpdate, match=r"after update 24 and 45 real steps; no checkpoint"):
+        run()
+    assert memory.saved[-1][1]["counters"]["steps"] == 30
+
+
+def test_a_full_device_names_the_buffer() -> None:
+    _, _, _, run = spoiled(2, "memory")
+    with pytest.raises(MemoryError, match=r"buffer_size: 0\.0 MB. Make buffer_size smaller.*Tried to allocate"):
+        run()
+    with (
+        pytest.raises(MemoryError, match=r"a: 3000000\.0 MB, b: 2\.0 MB. Make a smaller"),
+        memory_explained({"b": 2_000_000, "a": 3_000_000_000_000}),
+    ):
+        torch.zeros(10**14)
+    with pytest.raises(RuntimeError, match="size"), memory_explained({"a": 1}):
+        torch.zeros(2) + torch.zeros(3)  # another error stays what it is
+
+
+def test_the_size_of_a_buffer_is_told_before_it_is_made() -> None:
+    for action_dim in (3, None):
+        buffer = ReplayBuffer(10, 4, action_dim)
+        held = sum(t.nbytes for t in (buffer._store, buffer._episode))
+        assert buffer_bytes(10, 4, action_dim) == held
+
+
+def test_other_settings_are_refused_unless_they_are_accepted() -> None:
+    first = Memory()
+    train("sac", recorder=first)
+    changed = replace(TINY, total_timesteps=80, discount=0.9)
+    message = r"discount: 0\.99 -> 0\.9.*accept"
+    with pytest.raises(ValueError, match=message):
+        train("sac", changed, Memory(first.saved[-1]))
+    going_on = Memory(first.saved[-1], accept=True)
+    assert train("sac", changed, going_on).steps == 80
+    assert going_on.saved[-1][1]["settings"]["discount"] == 0.9
+
+
+def test_settings_that_only_one_side_knows_are_no_difference() -> None:
+    assert differences({"a": 1, "old": 2, "t": [1]}, {"a": 3, "new": 4, "t": (1,)}) == {"a": (1, 3)}
+
+
+def make_async() -> gym.vector.VectorEnv:
+    from mbrl.envs.vector import make_vector_env
+
+    return make_vector_env("Pendulum-v1", 2, kind="async")
+
+
+def test_workers_go_on_with_new_episodes_and_say_so() -> None:
+    env, config, first = make_async(), replace(TINY, num_envs=2), Memory()
+    try:
+        agent = SAC(env.single_observation_space, env.single_action_space, hidden=SMALL)
+        train_off_policy(env, agent, replace(config, total_timesteps=40), recorder=first)
+        again = SAC(env.single_observation_space, env.single_action_space, hidden=SMALL)
+        rest = Memory(first.saved[-1], accept=True)
+        with pytest.warns(UserWarning, match="new episodes") as caught:
+            result = train_off_policy(env, again, config, recorder=rest)
+        assert len(caught) == 1
+        assert result.steps == 60
+        starts = result.buffer.all().obs[[0, -20]]  # of the first run's episode, and of the second's
+        assert not torch.equal(starts[0], starts[1])
+    finally:
+        env.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"total_timesteps": 0}, "total_timesteps: expected at least 1"),
+        ({"batch_size": 51}, r"batch_size: expected at most buffer_size \(50\), got 51"),
+        ({"initial_steps": 60}, r"initial_steps: expected fewer than total_timesteps \(60\)"),
+        ({"initial_steps": -1}, "initial_steps: expected 0"),
+        ({"update_ratio": 0.0}, "update_ratio: expected a positive"),
+        ({"discount": 1.1}, r"discount: expected a number in \[0, 1\]"),
+        ({"vector": "threads"}, "vector: expected 'sync' or 'async'"),
+        ({"updates": "quick"}, "updates: expected"),
+        ({"device": "nowhere"}, "device: expected one that is here"),
+        ({"num_envs": 2}, "num_envs: expected 1, as env has, got 2"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_can_not_be_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train("sac", replace(TINY, **change))
+
+
+OBS = Box(-1, 1, (3,))
+
+
+class Spaces(NamedTuple):
+    kind: type[Agent]
+    observation_space: gym.Space
+    action_space: gym.Space
+
+
+@pytest.mark.parametrize(
+    ("spaces", "message"),
+    [
+        (Spaces(SAC, OBS, Discrete(3)), r"SAC is for continuous actions, got Discrete\(3\): use DQN or DiscreteSAC"),
+        (Spaces(SAC, Discrete(3), Box(-1, 1, (1,))), "observations in Discrete"),
+        (Spaces(SAC, OBS, Box(-np.inf, 1, (1,))), "finite action bounds"),
+    ],
+    ids=str,
+)
+def test_spaces_that_an_agent_can_not_use(spaces: Spaces, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spaces.kind(spaces.observation_space, spaces.action_space)
+
+
+def test_an_environment_must_fit_the_agent() -> None:
+    agent = SAC(OBS, Box(-1, 1, (2,)), hidden=SMALL)
+    with pytest.raises(ValueError, match="env: expected action_space"):
+        agent.learn(200, gym.make("Pendulum-v1"))
+
+
+@pytest.mark.parametrize("obs", [np.zeros(4), np.array([0.0, np.nan, 0.0])], ids=["size", "nan"])
+def test_observations_are_checked(obs: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="observation: expected"):
+        SAC(OBS, Box(-1, 1, (2,)), hidden=SMALL).predict(obs)
