@@ -20,7 +20,13 @@ if SWING_UP not in gym.registry:
 
 
 def make_env(
-    env_id: str, *, render_mode: str | None = None, discrete: bool = False, check: bool = True, **kwargs: Any
+    env_id: str,
+    *,
+    render_mode: str | None = None,
+    discrete: bool = False,
+    check: bool = True,
+    as_registered: bool = False,
+    **kwargs: Any,
 ) -> gym.Env:
     """`gymnasium.make`, with the options of the library's task of that id as defaults, and checked spaces.
 
@@ -29,6 +35,7 @@ def make_env(
         render_mode: as in Gymnasium.
         discrete: whether discrete actions are fine, too.
         check: whether spaces are checked at all; planning on copies of the environment takes any observation.
+        as_registered: leave the options as Gymnasium has them, as published results of learners without a model do.
         kwargs: options of the environment. They win over the task's (HalfCheetah-v5, Hopper-v5, Walker2d-v5 and
             Swimmer-v5: the observation includes x, without which it does not tell the reward).
 
@@ -36,9 +43,9 @@ def make_env(
         ValueError: there is no such environment or module, or its spaces are not supported.
     """
     name = env_id.rpartition(":")[2]
-    options = {**task_options(name), **kwargs}
+    options = kwargs if as_registered else {**task_options(name), **kwargs}
     if render_mode is not None and name in _RUNS_AWAY and not {"camera_id", "camera_name"} & set(kwargs):
-        options["camera_name"] = "track"
+        options = {**options, "camera_name": "track"}
     try:
         env = gym.make(env_id, render_mode=render_mode, **options)
     except gym.error.UnregisteredEnv as error:
@@ -78,8 +85,8 @@ def check_spaces(env: gym.Env | gym.vector.VectorEnv, *, discrete: bool = False)
     if isinstance(action_space, gym.spaces.Discrete):
         if not discrete:
             raise ValueError(
-                f"env: {name} has actions in {action_space}; {SUPPORTED}. Discrete actions are for tree search: "
-                "planners.mcts on a true or learned model"
+                f"env: {name} has actions in {action_space}; {SUPPORTED}. Discrete actions are for DQN and discrete "
+                "SAC (mbrl train dqn), and for tree search: planners.mcts on a true or learned model"
             )
         if action_space.start != 0:
             raise ValueError(f"env: expected discrete actions from 0, {name} has {action_space}; wrap its actions")

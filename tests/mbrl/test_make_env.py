@@ -20,6 +20,7 @@ def test_a_task_gets_the_options_that_tell_the_reward() -> None:
     assert make_env("Hopper-v5").observation_space.shape == (12,)
     assert make_env("Hopper-v5", exclude_current_positions_from_observation=True).observation_space.shape == (11,)
     assert make_env("Pendulum-v1", g=1.0).unwrapped.g == 1.0
+    assert make_env("HalfCheetah-v5", as_registered=True).observation_space.shape == (17,)
 
 
 def test_an_id_with_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
