@@ -95,23 +95,74 @@ def mlp(
             dropout, drawn by `dropout_masks`. None: no dropout.
     """
     networks = params[0][0].shape[:-2]
-    shared = x.shape[:-2] != networks
-    if shared:
+    if x.shape[:-2] != networks:
         x = x.reshape(*x.shape[:-2], *(1,) * (len(networks) + 2 - x.dim()), *x.shape[-2:])
         x = x.expand(*networks, *x.shape[-2:])
-    rows = x.shape[-2]
-    x = x.flatten(0, -3)
-    for number, (weight, bias, *norm) in enumerate(params):
-        x = torch.baddbmm(bias.flatten(0, -3), x, weight.flatten(0, -3))
-        if number + 1 == len(params):
-            break
+    rows, x = x.shape[-2], x.flatten(0, -3)
+    flat = [[t.flatten(0, -3) for t in layer] for layer in params]
+    if activation is torch.relu and masks is None and all(len(layer) == 2 for layer in flat):
+        out = _ReluNetwork.apply(x, *(t for layer in flat for t in layer))
+        return out.view(*networks, rows, -1)
+    for number, (weight, bias, *norm) in enumerate(flat[:-1]):
+        x = torch.baddbmm(bias, x, weight)
         if masks is not None:
             x = x * masks[number].flatten(0, -3)
         if norm:
-            gain, shift = (t.flatten(0, -3) for t in norm)
+            gain, shift = norm
             x = torch.addcmul(shift, torch.nn.functional.layer_norm(x, x.shape[-1:]), gain)
         x = activation(x)
-    return x.view(*networks, rows, -1)
+    return _affine(x, *flat[-1]).view(*networks, rows, -1)
+
+
+class _ReluNetwork(torch.autograd.Function):
+    """A whole network of ReLU layers as one node of the graph of gradients.
+
+    Its own backward pass makes only the products that are asked for, in the order that they need, and works in place:
+    an update of SAC on one CPU core takes a sixth less time than with one node an operation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *params: Tensor) -> Tensor:
+        inputs = [x]
+        for weight, bias in zip(params[:-2:2], params[1:-2:2], strict=True):
+            inputs.append(torch.baddbmm(bias, inputs[-1], weight).relu_())
+        ctx.save_for_backward(*inputs, *params[::2])
+        return _affine(inputs[-1], *params[-2:])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        layers = len(ctx.saved_tensors) // 2
+        inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        grads: list[Tensor | None] = []
+        for layer in reversed(range(layers)):
+            x, weight, need = inputs[layer], weights[layer], ctx.needs_input_grad[1 + 2 * layer]
+            grads += [grad.sum(1, keepdim=True), _weight_gradient(x, grad)] if need else [None, None]
+            if layer == 0 and not ctx.needs_input_grad[0]:
+                return (None, *reversed(grads))
+            grad = grad * weight.mT if weight.shape[-1] == 1 else torch.bmm(grad, weight.mT)
+            if layer > 0:
+                grad = torch.ops.aten.threshold_backward(grad, x, 0)
+        return (grad, *reversed(grads))
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x weight + bias of the last layer. Batched products with one column take ten times what they must on the CPU."""
+    if weight.shape[-1] > 1:
+        return torch.baddbmm(bias, x, weight)
+    return torch.linalg.vecdot(x, weight.mT)[..., None] + bias
+
+
+def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """x^T grad, by the fast way where `grad` has one column."""
+    return torch.bmm(grad.mT, x).mT if grad.shape[-1] == 1 else torch.bmm(x.mT, grad)
+
+
+def normal(
+    shape: Sequence[int], generators: Sequence[Generator], *, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "runs *shape"]:
+    """Standard normal noise, of which run i depends on `generators[i]` alone."""
+    return torch.stack([torch.randn(*shape, generator=g, dtype=dtype, device=g.device) for g in generators])
 
 
 def dropout_masks(

@@ -35,6 +35,7 @@ from mbrl.learners.networks import (
     init_mlp,
     mlp,
     non_finite,
+    normal,
     polyak_update,
 )
 from mbrl.learners.targets import (
@@ -190,8 +191,7 @@ class SACLearner:
     def noise(self, batch_size: int, generators: list[Generator]) -> SACNoise:
         """All randomness of one update on [runs, batch_size] rows."""
         config, act = self.config, len(self.low)
-        normal = [torch.randn(2, batch_size, act, generator=g, dtype=self.dtype, device=g.device) for g in generators]
-        action, next_action = torch.stack(normal, 1)
+        action, next_action = normal((2, batch_size, act), generators, dtype=self.dtype).unbind(1)
         subset: Tensor | tuple[()] = ()
         if config.subset is not None and config.subset < config.critics:
             order = [torch.rand(config.critics, generator=g, device=g.device).argsort() for g in generators]
@@ -204,8 +204,7 @@ class SACLearner:
 
     def act_noise(self, rows: int, generators: list[Generator]) -> Float[Tensor, "runs rows act"]:
         """Standard normal: what a sampled action is made of."""
-        shape = (rows, len(self.low))
-        return torch.stack([torch.randn(shape, generator=g, dtype=self.dtype, device=g.device) for g in generators])
+        return normal((rows, len(self.low)), generators, dtype=self.dtype)
 
     def update(
         self, state: SACState, batch: TransitionBatch, noise: SACNoise, *, actor: bool = True
@@ -260,7 +259,9 @@ class SACLearner:
         grads = gradients(loss, actor)
         slope = temperature_loss(torch.ones_like(temperature), log_prob, self.target_entropy)  # the loss is linear
         metrics = {"train/actor_loss": loss.detach(), "train/ent_coef": temperature}
-        return grads, slope, metrics | {"train/ent_coef_loss": slope * state.log_temperature}
+        if self.config.temperature is None:
+            metrics["train/ent_coef_loss"] = slope * state.log_temperature
+        return grads, slope, metrics
 
     @torch.no_grad()
     def act(

@@ -1,10 +1,24 @@
 """Networks and Adam against torch.nn and torch.optim, in float64."""
 
+import math
+
 import pytest
 import torch
 
-from mbrl.learners.networks import adam_update, differentiable, gradients, init_adam, init_mlp, leaves, mlp
+from mbrl.learners.networks import (
+    adam_update,
+    differentiable,
+    dropout_masks,
+    gradients,
+    init_adam,
+    init_mlp,
+    leaves,
+    mlp,
+    non_finite,
+    polyak_update,
+)
 from mbrl.seeding import generator
+from planners.rows import map_rows
 
 SIZES = (3, 16, 8, 2)
 
@@ -124,3 +138,97 @@ def test_float32_parameters_follow_the_float64_ones():
             adam_update(p, gradients(loss, graph), adam, lr=1e-3)
     for small, large in zip(leaves(params[0]), leaves(params[1]), strict=True):
         torch.testing.assert_close(small.double(), large, rtol=1e-4, atol=1e-5)
+
+
+def test_members_are_networks_of_their_own():
+    params = init_mlp(SIZES, [generator(0, "init", run) for run in (0, 1)], members=4, dtype=torch.float64)
+    x = torch.randn(2, 5, 3, generator=generator(1), dtype=torch.float64)
+    own = torch.randn(2, 4, 5, 3, generator=generator(2), dtype=torch.float64)
+    shared, apart = mlp(params, x), mlp(params, own)
+    for member in range(4):
+        alone = map_rows(lambda t, i=member: t[:, i], params)
+        torch.testing.assert_close(shared[:, member], mlp(alone, x))
+        torch.testing.assert_close(apart[:, member], mlp(alone, own[:, member]))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+@pytest.mark.parametrize("members", [None, 3])
+@pytest.mark.parametrize("asked", ["everything", "parameters", "inputs"])
+def test_gradients_of_relu_networks_are_those_of_torch_nn(asked, members, outputs):
+    params = init_mlp((3, 16, 8, outputs), [generator(0), generator(1)], members=members, dtype=torch.float64)
+    x = torch.randn(2, 5, 3, generator=generator(2), dtype=torch.float64)
+    weigh = torch.randn(2, members or 1, 5, outputs, generator=generator(3), dtype=torch.float64)
+    graph, inputs = differentiable(params), x.clone().requires_grad_()
+    wanted = {"everything": [*leaves(graph), inputs], "parameters": leaves(graph), "inputs": [inputs]}[asked]
+    out = mlp(graph if asked != "inputs" else params, inputs if asked != "parameters" else x)
+    got = torch.autograd.grad((out.view(weigh.shape) * weigh).sum(), wanted)
+
+    plain, leaf = differentiable(params), x.clone().requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for run in range(2):
+        for member in range(members or 1):
+            y = leaf[run]
+            for number, (weight, bias) in enumerate(plain):
+                w, b = (t[run] if members is None else t[run, member] for t in (weight, bias))
+                y = torch.nn.functional.linear(y, w.T, b[0])
+                y = y.relu() if number < 2 else y
+            total = total + (y * weigh[run, member]).sum()
+    sources = {"everything": [*leaves(plain), leaf], "parameters": leaves(plain), "inputs": [leaf]}[asked]
+    torch.testing.assert_close(got, torch.autograd.grad(total, sources))
+
+
+def test_masks_and_normalisation_stand_before_the_activation():
+    """One hidden layer of two units: 1 and 3, the mask keeps both or drops the first."""
+    weight, bias = torch.tensor([[[[1.0, 3.0]]]], dtype=torch.float64), torch.zeros(1, 1, 1, 2, dtype=torch.float64)
+    gain, shift = torch.full_like(bias, 2.0), torch.full_like(bias, 0.5)
+    last = (torch.tensor([[[[1.0], [10.0]]]], dtype=torch.float64), torch.zeros(1, 1, 1, 1, dtype=torch.float64))
+    x = torch.ones(1, 1, 1, dtype=torch.float64)
+    out = mlp(((weight, bias, gain, shift), last), x)
+    # (1, 3) is normalised to (-1, 1), scaled and shifted to (-1.5, 2.5), rectified to (0, 2.5)
+    assert out.item() == pytest.approx(25.0, rel=1e-4)
+    mask = (torch.tensor([[[[0.0, 2.0]]]], dtype=torch.float64),)
+    assert mlp(((weight, bias), last), x, masks=mask).item() == 60.0  # (0, 6)
+    assert mlp(((weight, bias, gain, shift), last), x, masks=mask).item() == pytest.approx(25.0, rel=1e-4)
+
+
+def test_dropout_keeps_the_mean_and_drops_the_share():
+    masks = dropout_masks(3, 200, (64, 32), 0.25, [generator(0), generator(1)])
+    assert [m.shape for m in masks] == [(2, 3, 200, 64), (2, 3, 200, 32)]
+    for mask in masks:
+        assert set(mask.unique().tolist()) == {0.0, torch.tensor(4 / 3).item()}
+        assert abs(mask.mean() - 1) < 0.02
+    alone = dropout_masks(3, 200, (64, 32), 0.25, [generator(1)])
+    assert all(torch.equal(a[1], b[0]) for a, b in zip(masks, alone, strict=True))
+
+
+def test_layer_norm_starts_as_the_identity_and_spares_the_last_layer():
+    params = init_mlp((3, 8, 8, 1), [generator(0)], members=2, layer_norm=True)
+    assert [len(layer) for layer in params] == [4, 4, 2]
+    for _, bias, gain, shift in params[:2]:
+        assert torch.equal(gain, torch.ones_like(bias))
+        assert torch.equal(shift, torch.zeros_like(bias))
+
+
+def test_polyak_moves_the_target_by_its_share():
+    target, params = (torch.zeros(1, 2), torch.full((1, 1), 4.0)), (torch.full((1, 2), 8.0), torch.zeros(1, 1))
+    polyak_update(target, params, 0.25)
+    assert [t.tolist() for t in target] == [[[2, 2]], [[3]]]
+    assert [t.tolist() for t in params] == [[[8, 8]], [[0]]]
+    polyak_update(target, params, 0.25, torch.ones(1))
+    assert [t.tolist() for t in target] == [[[2, 2]], [[3]]]
+    polyak_update(target, params, 0.25, torch.zeros(1))
+    assert [t.tolist() for t in target] == [[[3.5, 3.5]], [[2.25]]]
+    polyak_update(target, params, 1)
+    assert [t.tolist() for t in target] == [t.tolist() for t in params]
+
+
+@pytest.mark.parametrize(("loss", "found"), [((0.0, 1.0), 0.0), ((0.0, math.nan), 1.0), ((math.inf, 0.0), 1.0)])
+def test_a_loss_that_is_not_finite_is_found(loss, found):
+    flag = non_finite(torch.tensor(loss, dtype=torch.float64))
+    assert flag.tolist() == [found]
+    assert flag.dtype == torch.float32
+
+
+def test_no_members_is_an_error():
+    with pytest.raises(ValueError, match="members"):
+        init_mlp(SIZES, [generator(0)], members=0)
