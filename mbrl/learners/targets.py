@@ -94,3 +94,36 @@ def temperature_loss(
     its logarithm; their code, and stable-baselines3, take the logarithm, whose gradient does not vanish with it.
     """
     return -log_temperature * (log_prob + target_entropy).detach().mean(-1)
+
+
+def expanded_targets(
+    reward_t: Float[Tensor, "steps *rows"],
+    discount_t: Float[Tensor, "steps *rows"],
+    value_t: Float[Tensor, "steps *rows"],
+) -> Float[Tensor, "steps *rows"]:
+    """What 1, 2, ... steps and the value after them promise, of the same start.
+
+    T_i = sum_{j<=i} (prod_{k<j} discount_k) reward_j + (prod_{k<=i} discount_k) value_i. Where a discount is 0 the
+    episode is over, and nothing after it counts, whatever it is. Feinberg et al. (2018),
+    https://arxiv.org/abs/1803.00101, equation 3.
+    """
+    after = discount_t.cumprod(0)
+    before = torch.cat([torch.ones_like(after[:1]), after[:-1]])
+    rewards = torch.where(before == 0, 0.0, before * reward_t).cumsum(0)
+    return rewards + torch.where(after == 0, 0.0, after * value_t)
+
+
+def inverse_variance_mean(
+    targets: Float[Tensor, "steps ensemble *rows"], floor: float = 1e-8
+) -> Float[Tensor, "*rows"]:
+    """The mean of targets of several horizons, each weighted by the inverse of its variance over an ensemble.
+
+    Buckman et al. (2018), https://arxiv.org/abs/1807.01675, section 3: where the model can't be trusted, long horizons
+    vary, and count little.
+
+    Args:
+        targets: candidates, by horizon and member of the ensemble.
+        floor: added to the variances: targets that agree exactly share the weight.
+    """
+    weight = 1 / (targets.var(1, correction=0) + floor)
+    return (weight * targets.mean(1)).sum(0) / weight.sum(0)

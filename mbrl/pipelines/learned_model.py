@@ -1,0 +1,287 @@
+"""A model that is learned while an agent acts: ensemble, its rewards and ends, fits, scores and rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal, Protocol
+
+import gymnasium as gym
+import torch
+from torch import Generator, Tensor
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.envs.tasks import Task, task, verify
+from mbrl.models.diagnostics import open_loop_report
+from mbrl.models.ensemble_dynamics import EnsembleDynamics
+from mbrl.models.fit import FitReport, fit
+from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.models.termination import LearnedTermination
+from mbrl.pipelines.agents import Agent
+from mbrl.pipelines.loop import part
+from mbrl.seeding import derive, generator
+from mbrl.types import TransitionBatch
+from planners.dynamics import Reward, Termination
+
+
+class ModelSettings(Protocol):
+    """The settings of a learned model; what they mean stands in `MBPOConfig`."""
+
+    @property
+    def members(self) -> int: ...
+    @property
+    def elites(self) -> int: ...
+    @property
+    def model_hidden(self) -> tuple[int, ...]: ...
+    @property
+    def model_lr(self) -> float: ...
+    @property
+    def model_batch_size(self) -> int: ...
+    @property
+    def model_max_steps(self) -> int | None: ...
+    @property
+    def model_every(self) -> int: ...
+    @property
+    def holdout(self) -> float: ...
+    @property
+    def max_holdout(self) -> int: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def elite_sampling(self) -> Literal["ts1", "ts1_independent"]: ...
+    @property
+    def reward(self) -> Literal["learned", "task"]: ...
+    @property
+    def termination(self) -> Literal["task", "learned", "never"]: ...
+    @property
+    def diagnostic_horizons(self) -> tuple[int, ...]: ...
+
+
+def check_model(config: ModelSettings) -> None:
+    """Check the settings of a learned model.
+
+    Raises:
+        ValueError: a number is out of range, or an option is unknown.
+    """
+    for name in ("members", "model_batch_size", "model_every", "max_holdout", "patience"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    if not 1 <= config.elites <= config.members:
+        raise ValueError(f"elites: expected 1 to {config.members}, as there are members, got {config.elites}")
+    if config.model_max_steps is not None and config.model_max_steps < 1:
+        raise ValueError(f"model_max_steps: expected at least 1, or None, got {config.model_max_steps}")
+    if not 0 < config.holdout < 1:
+        raise ValueError(f"holdout: expected a share in (0, 1), which decides when to stop, got {config.holdout}")
+    if not config.model_lr > 0:
+        raise ValueError(f"model_lr: expected a positive step size, got {config.model_lr}")
+    options = {
+        "elite_sampling": ("ts1", "ts1_independent"),
+        "reward": ("learned", "task"),
+        "termination": ("task", "learned", "never"),
+    }
+    for name, expected in options.items():
+        if getattr(config, name) not in expected:
+            raise ValueError(f"{name}: expected one of {', '.join(expected)}, got {getattr(config, name)!r}")
+
+
+class LearnedModel:
+    """An ensemble for an agent's environment, on the agent's device.
+
+    Args:
+        env: the environment, or a vector of them.
+        agent: whose observations and actions it predicts.
+        config: the settings.
+        seed: of initial weights, fits and scores.
+        reward: `reward(obs, action, next_obs)`, in place of what `config.reward` says.
+        termination: likewise.
+
+    Attributes:
+        ensemble: what predicts.
+        dynamics: the ensemble with rewards and ends, for rollouts.
+
+    Raises:
+        ValueError: the library does not know the rewards or the ends that the settings ask of the task.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env | gym.vector.VectorEnv,
+        agent: Agent,
+        config: ModelSettings,
+        *,
+        seed: int,
+        reward: Reward | None = None,
+        termination: Termination | None = None,
+    ) -> None:
+        self.config, self.agent, self.seed = config, agent, seed
+        known, (obs_dim, action_dim) = task(env), agent.sizes
+        actions = int(agent.action_space.n) if action_dim is None else action_dim  # type: ignore[attr-defined]
+        reward = reward or _task_reward(known, config)
+        self._learned_ends: LearnedTermination | None = None
+        given = termination or _task_termination(known, config)
+        if termination is None and config.termination == "learned":
+            seed_of_ends = derive(seed, "termination")
+            self._learned_ends = LearnedTermination(obs_dim, actions, seed=seed_of_ends, device=agent.device)
+        self._verified = replace(known or Task("the environment", {}, None, None), reward=reward, termination=given)
+        if termination is None and config.termination != "task":  # ends are not given: any may come
+            self._verified = replace(self._verified, hidden_end=_always)
+        self.ensemble = GaussianEnsemble(
+            obs_dim,
+            actions,
+            members=config.members,
+            hidden=config.model_hidden,
+            learned_reward=reward is None,
+            ignored_inputs=known.ignored_inputs if known else (),
+            discrete_actions=action_dim is None,
+            seed=derive(seed, "ensemble"),
+            device=agent.device,
+            dtype=agent.learner.dtype,
+        )
+        self.dynamics = EnsembleDynamics(
+            self.ensemble, propagation=config.elite_sampling, reward=reward, termination=self._learned_ends or given
+        )
+
+    def verify(self, rows: TransitionBatch) -> None:
+        """Compare given rewards and ends with what the environment returned, in float64 rows as they are collected.
+
+        Raises:
+            ValueError: they disagree; the message shows the first transition where they do.
+        """
+        verify(self._verified, rows)
+
+    def fit(self, buffer: ReplayBuffer, number: int) -> tuple[FitReport, dict[str, float]]:
+        """Fit number `number`, to all real rows, from the present weights; and what to log of it.
+
+        Raises:
+            ValueError: training diverged.
+        """
+        config, rows = self.config, buffer.all()
+        report = fit(
+            self.ensemble,
+            rows,
+            seed=derive(self.seed, "fit", number),
+            lr=config.model_lr,
+            batch_size=config.model_batch_size,
+            max_steps=config.model_max_steps,
+            holdout=config.holdout,
+            max_holdout=config.max_holdout,
+            patience=config.patience,
+            elites=config.elites,
+        )
+        row = {
+            "model/train_loss": float(report.train_loss.mean()),
+            "model/holdout_mse": float(report.holdout_mse[report.elites].mean()),
+            "model/fit_steps": float(report.steps),
+        }
+        if self._learned_ends is not None:
+            row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number))
+        return report, row
+
+    def diagnose(self, buffer: ReplayBuffer, unseen: int, number: int) -> dict[str, float]:
+        """Errors by horizon, coverage and disagreement on the newest `unseen` rows, which the model has not seen."""
+        horizons = self.config.diagnostic_horizons
+        if unseen < 1 or not horizons:
+            return {}
+        rows, episodes = buffer.all(), buffer.episode_ids()
+        rows, episodes = TransitionBatch(*(x[-unseen:] for x in rows)), episodes[-unseen:]
+        elites = len(self.ensemble.elites)
+        g = generator(self.seed, "diagnose", number, device=self.agent.device)
+        report = open_loop_report(
+            EnsembleDynamics(self.ensemble, reward=_nothing),
+            rows,
+            episodes,
+            horizons=horizons,
+            starts=50,
+            particles=elites * -(-20 // elites),  # every elite as often
+            generator=g,
+        )
+        row = {
+            "model/disagreement": float(self.dynamics.uncertainty(self.dynamics.reset(rows.obs), rows.action).mean())
+        }
+        for horizon, rmse, coverage in zip(report.horizons, report.rmse, report.coverage90, strict=True):
+            if torch.isfinite(rmse):
+                row |= {f"model/rmse_{horizon}": float(rmse), f"model/coverage90_{horizon}": float(coverage)}
+        return row
+
+    def act(self, obs: Tensor, generator: Generator) -> Tensor:
+        """The agent's actions as in training, for `rollout`."""
+        learner = self.agent.learner
+        return learner.act(self.agent.state, obs[None], learner.act_noise(len(obs), [generator]))[0]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of all that predictions depend on."""
+        ends = {} if self._learned_ends is None else self._learned_ends.state_dict()
+        parts = {"ensemble": self.ensemble.state_dict(), "ends": ends}
+        return {f"{name}/{key}": value for name, held in parts.items() for key, value in held.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: it belongs to another model.
+        """
+        self.ensemble.load_state_dict(part(state, "ensemble"))
+        if self._learned_ends is not None:
+            self._learned_ends.load_state_dict(part(state, "ends"))
+
+
+class ModelRows:
+    """A buffer of model rows whose size may change: the newest rows stay.
+
+    Args:
+        make: makes an empty buffer of a capacity.
+        stored: whether `state_dict` holds the rows.
+    """
+
+    def __init__(self, make: Callable[[int], ReplayBuffer], *, stored: bool) -> None:
+        self._make, self._stored = make, stored
+        self.buffer: ReplayBuffer | None = None
+
+    def extend(self, rows: TransitionBatch, capacity: int) -> None:
+        """Add rows to a buffer of this capacity."""
+        if self.buffer is None or self.buffer.capacity != capacity:
+            old, self.buffer = self.buffer, self._make(capacity)
+            if old is not None and len(old):
+                self.buffer.extend_rows(old.all())
+        self.buffer.extend_rows(rows)
+
+    def __len__(self) -> int:
+        return 0 if self.buffer is None else len(self.buffer)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The rows, where they are to be stored."""
+        return self.buffer.state_dict() if self._stored and self.buffer is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; nothing, where the rows were not stored."""
+        if state:
+            self.buffer = self._make(int(state["cursor"][0]))
+            self.buffer.load_state_dict(state)
+
+
+def _task_reward(known: Task | None, config: ModelSettings) -> Reward | None:
+    if config.reward == "learned":
+        return None
+    if known is None or known.reward is None:
+        raise ValueError(
+            "reward: expected 'learned', for the observations of this environment do not tell the task's reward, got "
+            "'task'; or pass reward(obs, action, next_obs)"
+        )
+    return known.reward
+
+
+def _task_termination(known: Task | None, config: ModelSettings) -> Termination | None:
+    if config.termination == "task" and known is None:
+        raise ValueError(
+            "termination: expected 'learned' or 'never', for the library does not know this environment, got 'task'; "
+            "or pass termination(obs, action, next_obs)"
+        )
+    return known.termination if known is not None and config.termination == "task" else None
+
+
+def _always(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return torch.ones(len(obs), dtype=torch.bool, device=obs.device)
+
+
+def _nothing(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return torch.zeros_like(obs[:, 0])

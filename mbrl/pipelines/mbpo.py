@@ -1,0 +1,236 @@
+"""MBPO: an off-policy learner trained on short rollouts in a learned model, which branch from real states.
+
+    repeat:   act by a sample of the policy, add the transition
+              every `model_every` steps: fit the ensemble, roll the policy out from real states into the model rows
+              `update_ratio` times: draw a batch, few of its rows real and most of the model, update the learner
+
+Source: Janner et al. (2019), "When to trust your model", https://arxiv.org/abs/1906.08253, algorithm 2. docs/mbpo.md
+lists the deviations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import NamedTuple
+
+import gymnasium as gym
+import torch
+
+from mbrl.data.buffer import ReplayBuffer, buffer_bytes
+from mbrl.data.collect import Episode
+from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agents import Agent, check_match
+from mbrl.pipelines.learned_model import LearnedModel, ModelRows
+from mbrl.pipelines.loop import Counters, Loop, valid_rows
+from mbrl.pipelines.mbpo_config import MBPOConfig
+from mbrl.pipelines.recorder import NullRecorder, Recorder
+from mbrl.pipelines.updates import Updates, due, memory_explained
+from mbrl.pipelines.value_expansion import expand
+from mbrl.rollout import rollout
+from mbrl.seeding import generator
+from mbrl.types import TransitionBatch
+from planners.dynamics import Reward, Termination
+
+Evaluate = Callable[[Agent, int], dict[str, float]]
+
+
+class MBPOResult(NamedTuple):
+    """What training leaves."""
+
+    policy: Agent
+    ensemble: GaussianEnsemble
+    buffer: ReplayBuffer
+    """Real transitions."""
+    model_buffer: ReplayBuffer | None
+    """Those of the model; None where there are none."""
+    episodes: list[Episode]
+    """Finished episodes since training began, or since it was resumed."""
+    steps: int
+    """Real environment steps."""
+
+
+def train_mbpo(
+    env: gym.Env | gym.vector.VectorEnv,
+    agent: Agent,
+    config: MBPOConfig,
+    *,
+    seed: int = 0,
+    reward: Reward | None = None,
+    termination: Termination | None = None,
+    recorder: Recorder | None = None,
+    evaluate: Evaluate | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> MBPOResult:
+    """Train an agent by MBPO.
+
+    Args:
+        env: the environment, or a vector of `config.num_envs` of them.
+        agent: learner and state (SAC, as in the paper); updated in place.
+        config: the settings.
+        seed: of everything random but the agent's initial parameters.
+        reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says.
+        termination: likewise, -> bool [rows]. Given functions are verified on every real step.
+        recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
+        evaluate: `evaluate(agent, steps)` -> metrics, called every `config.eval_every` steps.
+        stop: asked after every step; True ends the training with a checkpoint.
+
+    Raises:
+        ValueError: the environment does not fit the agent or the settings, returned something that is not finite, or
+            disagrees with given rewards or ends; or the checkpoint was made with other settings.
+        NonFiniteUpdate: a loss was not finite.
+        MemoryError: the device is full; the message says which buffer to make smaller.
+    """
+    check_match(env, agent, config.device)
+    _check_schedule(env, agent, config)
+    recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
+    model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
+    takes = {
+        "buffer_size": buffer_bytes(config.buffer_size, *agent.sizes),
+        "rollout_starts": buffer_bytes(_capacity(config, config.rollout_length.last), *agent.sizes),
+    }
+    with memory_explained(takes):
+        real = agent.experience(config.buffer_size, config.num_envs)
+        imagined = _Imagined(agent, model, real, config, seed)
+        updates = Updates(
+            agent, imagined.draw, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates
+        )
+        loop = Loop(
+            env,
+            config,
+            count,
+            seed=seed,
+            buffer=real,
+            columns={
+                "train/n_updates": "updates",
+                "model/steps": "model_steps",
+                "model/gradient_steps": "model_gradient_steps",
+            },
+            parts={"agent": agent, "updates": updates, "model": model, "imagined": imagined.rows},
+            settings={**asdict(config), **agent.settings()},
+            recorder=recorder,
+            evaluate=evaluate,
+            stop=stop,
+        )
+        imagined.refill(count)
+        while loop.goes_on():
+            if count.steps < config.initial_steps:
+                action = loop.random_action()
+            else:  # sampled: the mean action would explore nothing
+                action = agent.explore(loop.collector.obs, generator(seed, "act", 0, count.steps, device=agent.device))
+            model.verify(valid_rows(loop.step(action)))
+            agent.steps = count.steps
+
+            if count.steps >= config.initial_steps + count.fits * config.model_every:
+                loop.log(_fit(model, real, config, count))
+                loop.log(imagined.renew(count))
+            updates.run(
+                due(
+                    count.steps,
+                    config.num_envs,
+                    after=config.initial_steps,
+                    every=config.update_every,
+                    ratio=config.update_ratio,
+                ),
+                count.steps,
+            )
+            count.updates = agent.updates
+            loop.log_episodes(updates.metrics)
+            loop.evaluate(agent)
+            loop.checkpoint()
+    return MBPOResult(agent, model.ensemble, real, imagined.rows.buffer, loop.episodes, count.steps)
+
+
+def _fit(model: LearnedModel, real: ReplayBuffer, config: MBPOConfig, count: Counters) -> dict[str, float]:
+    """Score the model on what it has not seen yet, then fit it to everything."""
+    started = time.perf_counter()
+    row = model.diagnose(real, min(config.model_every, len(real)), count.fits) if count.fits else {}
+    report, fitted = model.fit(real, count.fits)
+    count.fits += 1
+    count.model_gradient_steps += report.steps
+    return {**row, **fitted, "time/fit_seconds": time.perf_counter() - started}
+
+
+class _Imagined:
+    """The rows that the model makes, and batches of them and of real ones."""
+
+    def __init__(self, agent: Agent, model: LearnedModel, real: ReplayBuffer, config: MBPOConfig, seed: int) -> None:
+        self.agent, self.model, self.real, self.config, self.seed = agent, model, real, config, seed
+        obs_dim, action_dim = agent.sizes
+
+        def make(capacity: int) -> ReplayBuffer:
+            return ReplayBuffer(capacity, obs_dim, action_dim, device=agent.device, dtype=agent.learner.dtype)
+
+        self.rows = ModelRows(make, stored=config.checkpoint_model_buffer)
+
+    def renew(self, count: Counters, *key: int | str) -> dict[str, float]:
+        """Roll the policy out from real states; the oldest model rows give way."""
+        config = self.config
+        if config.real_rows == config.batch_size:
+            return {}
+        started, length = time.perf_counter(), config.rollout_length.at(count.steps)
+        g = generator(self.seed, "rollout", 0, count.fits, *key, device=self.agent.device)
+        starts = self.real.sample(config.rollout_starts, generator=g).obs
+        made = rollout(self.model.dynamics, self.model.act, starts, length, generator=g).transitions()
+        self.rows.extend(made, _capacity(config, length))
+        count.model_steps += len(made.obs)
+        return {
+            "model/rollout_length": length,
+            "model/rows": len(self.rows),
+            "model/reward_mean": float(made.reward.mean()),
+            "model/terminated": float(made.terminated.double().mean()),
+            "time/rollout_seconds": time.perf_counter() - started,
+        }
+
+    def refill(self, count: Counters) -> None:
+        """After a checkpoint without model rows: as many rollouts as are kept, by the policy and the model of now."""
+        if count.fits and not len(self.rows):
+            for i in range(min(count.fits, _kept(self.config))):
+                self.renew(count, "refill", i)
+
+    def draw(self, n: int) -> TransitionBatch:
+        """The batch of update n, [1, batch_size, ...]: real rows by count, the rest of the model, and their targets."""
+        config, device = self.config, self.agent.device
+        g = generator(self.seed, "batch", 0, n, device=device)
+        counts = [(self.real, config.real_rows), (self.rows.buffer, config.batch_size - config.real_rows)]
+        parts = [b.sample(rows, generator=g, discount=config.discount) for b, rows in counts if b is not None and rows]
+        batch = TransitionBatch(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        if config.targets != "td":
+            batch = expand(
+                batch,
+                self.agent.learner,
+                self.agent.state,
+                self.model.dynamics,
+                kind=config.targets,
+                horizon=config.expansion_horizon,
+                discount=config.discount,
+                generator=generator(self.seed, "expand", 0, n, device=device),
+            )
+        return TransitionBatch(*(x[None] for x in batch))
+
+
+def _kept(config: MBPOConfig) -> int:
+    """How many fits' rollouts are kept."""
+    return -(-config.retain_steps // config.model_every)
+
+
+def _capacity(config: MBPOConfig, length: int) -> int:
+    return config.rollout_starts * length * _kept(config)
+
+
+def _check_schedule(env: gym.Env | gym.vector.VectorEnv, agent: Agent, config: MBPOConfig) -> None:
+    if isinstance(env, gym.vector.VectorEnv):
+        spec = env.get_attr("spec")[0] if hasattr(env, "get_attr") else env.spec
+    else:
+        spec = env.spec
+    limit = None if spec is None else spec.max_episode_steps
+    if limit is not None and config.rollout_length.last > limit:
+        raise ValueError(
+            f"rollout_length: expected rollouts within an episode, which ends after {limit} steps, got "
+            f"{config.rollout_length.last}"
+        )
+    if config.targets != "td" and not hasattr(agent.learner, "target_values"):
+        raise ValueError(
+            f"targets: expected 'td' with {type(agent).__name__}, whose critics can't be asked, got {config.targets!r}"
+        )

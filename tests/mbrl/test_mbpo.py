@@ -1,0 +1,274 @@
+"""MBPO on real environments with tiny budgets: whose rows are in a batch, what the model is, and going on exactly."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from torch import Tensor
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.learners.networks import leaves
+from mbrl.models.ensemble_dynamics import EnsembleDynamics
+from mbrl.pipelines.agents import SAC
+from mbrl.pipelines.learned_model import ModelRows
+from mbrl.pipelines.loop import Counters
+from mbrl.pipelines.mbpo import MBPOResult, _Imagined, train_mbpo
+from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
+from mbrl.pipelines.schedules import Ramp
+
+TINY = MBPOConfig(
+    total_timesteps=100,
+    initial_steps=40,
+    update_ratio=1,
+    batch_size=20,
+    real_fraction=0.25,
+    buffer_size=200,
+    model_every=20,
+    rollout_starts=30,
+    rollout_length=Ramp(1, 3, start=40, end=80),
+    retain_steps=40,
+    members=3,
+    elites=2,
+    model_hidden=(8,),
+    model_batch_size=16,
+    model_max_steps=10,
+    diagnostic_horizons=(1, 3),
+    eval_every=0,
+    checkpoint_every=25,
+)
+
+
+class Memory:
+    """A recorder that keeps rows and checkpoints, and gives one back."""
+
+    def __init__(self, start: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
+        self.start = start
+        self.rows: list[dict[str, float]] = []
+        self.saved: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
+
+    def log(self, row: Mapping[str, float]) -> None:
+        timing = {"time/wall_clock", "time/fps", "time/fit_seconds", "time/rollout_seconds"}
+        self.rows.append({key: value for key, value in row.items() if key not in timing})
+
+    def advance(self, steps: int) -> None:
+        pass
+
+    def save(self, steps: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        self.saved.append(({name: tensor.clone() for name, tensor in tensors.items()}, meta))
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        return self.start
+
+    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
+        return False
+
+    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path | None:
+        return None
+
+
+def make_agent(env: gym.Env, **kwargs: Any) -> SAC:
+    return SAC(env.observation_space, env.action_space, 1, hidden=(8, 8), **kwargs)
+
+
+def train(config: MBPOConfig = TINY, recorder: Memory | None = None, env_id: str = "InvertedPendulum-v5", **extra: Any):
+    env = gym.make(env_id)
+    return train_mbpo(env, make_agent(env), config, seed=5, recorder=recorder, **extra)
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert other[name].numpy().tobytes() == tensor.numpy().tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def result() -> MBPOResult:
+    return train()
+
+
+@pytest.mark.parametrize("changed", [{}, {"targets": "steve", "termination": "learned", "reward": "task"}])
+def test_a_run_that_was_interrupted_is_the_run_that_was_not(changed: dict[str, Any]) -> None:
+    config = replace(TINY, **changed)
+    whole, broken = Memory(), Memory()
+    train(config, whole)
+    left = iter(range(66))
+    train(config, broken, stop=lambda: next(left, None) is None)
+    assert broken.saved[-1][1]["counters"]["steps"] == 67
+    rest = Memory(broken.saved[-1])
+    train(config, rest)
+    same(rest.saved[-1][0], whole.saved[-1][0])
+    assert [*broken.rows, *rest.rows] == whole.rows
+
+
+def test_checkpoints_may_leave_the_model_rows_out() -> None:
+    light = Memory()
+    config = replace(TINY, checkpoint_model_buffer=False)
+    left = iter(range(66))
+    broken = train(config, light, stop=lambda: next(left, None) is None)
+    assert not any(name.startswith("imagined/") for name in light.saved[-1][0])
+    resumed = train(config, Memory(light.saved[-1]), stop=lambda: True)
+    assert resumed.steps == 68
+    assert len(resumed.model_buffer) >= len(broken.model_buffer) / 2  # terminations make them differ
+    assert resumed.model_buffer.capacity == broken.model_buffer.capacity
+
+
+def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) -> None:
+    memory = Memory()
+    again = train(recorder=memory)
+    for a, b in zip(leaves(result.policy.state), leaves(again.policy.state), strict=True):
+        assert torch.equal(a, b)
+    assert again.policy.updates == 60
+    fits = [row for row in memory.rows if "model/holdout_mse" in row]
+    assert [row["time/total_timesteps"] for row in fits] == [40, 60, 80, 100]
+    assert {"model/rmse_1", "model/disagreement"} <= set(fits[1])
+    lengths = [row["model/rollout_length"] for row in memory.rows if "model/rollout_length" in row]
+    assert lengths == [1, 2, 3, 3]
+    assert memory.rows[-1]["model/gradient_steps"] <= 40
+    episodes = [row for row in memory.rows if "rollout/ep_rew_mean" in row]
+    assert {"train/q_mean", "train/ent_coef", "model/steps"} <= set(episodes[-1])
+    assert again.model_buffer.capacity == 30 * 3 * 2
+
+
+def imagined(result: MBPOResult, config: MBPOConfig) -> _Imagined:
+    """Batches of real rows with reward 1 and model rows with reward 2."""
+    made = _Imagined(result.policy, None, marked(1.0), config, 0)  # type: ignore[arg-type]
+    made.rows.buffer = marked(2.0)
+    return made
+
+
+def marked(reward: float) -> ReplayBuffer:
+    buffer = ReplayBuffer(10, 4, 1)
+    rows = train_rows()
+    buffer.extend_rows(rows._replace(reward=torch.full_like(rows.reward, reward)))
+    return buffer
+
+
+def train_rows():
+    buffer = ReplayBuffer(1, 4, 1)
+    buffer._episode.zero_()
+    buffer._filled = 1
+    return buffer.all()
+
+
+@pytest.mark.parametrize(("batch", "fraction", "real"), [(256, 0.05, 12), (20, 0.25, 5), (20, 0.0, 0), (20, 1.0, 20)])
+def test_real_rows_are_in_every_batch_by_count(result: MBPOResult, batch: int, fraction: float, real: int) -> None:
+    rows = imagined(result, replace(TINY, batch_size=batch, buffer_size=300, real_fraction=fraction))
+    for n in range(20):  # a coin for each batch, or row, would give other counts now and then
+        drawn = rows.draw(n)
+        assert drawn.obs.shape == (1, batch, 4)
+        assert int((drawn.reward == 1).sum()) == real
+        assert int((drawn.reward == 2).sum()) == batch - real
+        assert (drawn.discount == TINY.discount).all()
+
+
+def test_rollouts_sample_the_policy_and_start_from_real_states(result: MBPOResult) -> None:
+    """The learner acts from one state twice, and differently; starts are real observations."""
+    env = gym.make("InvertedPendulum-v5")
+    agent = make_agent(env)
+    kept: list[Tensor] = []
+
+    class Watched:
+        def act(self, obs: Tensor, generator: torch.Generator) -> Tensor:
+            learner = agent.learner
+            kept.append(learner.act(agent.state, obs[None], learner.act_noise(len(obs), [generator]))[0])
+            return kept[-1]
+
+        dynamics = EnsembleDynamics(result.ensemble)
+
+    made = _Imagined(agent, Watched(), result.buffer, replace(TINY, rollout_starts=500), 0)  # type: ignore[arg-type]
+    made.renew(Counters(steps=50, fits=1))
+    starts = made.rows.buffer.all().obs
+    real = {tuple(row) for row in result.buffer.all().obs.tolist()}
+    assert {tuple(row) for row in starts.tolist()} <= real
+    repeated = [kept[0][(starts == row).all(1)] for row in starts[:20]]
+    assert any(len(actions) > 1 and actions.std() > 0 for actions in repeated)
+
+
+def test_training_acts_by_samples(result: MBPOResult) -> None:
+    rows = result.buffer.all()
+    policy, _ = result.policy.predict(rows.obs.numpy(), deterministic=True)
+    spread = (rows.action.numpy() - policy)[TINY.initial_steps :].std()
+    assert spread > 0.5  # of actions in [-3, 3]; the policy is as random as it was made
+
+
+def test_the_model_ends_where_the_task_does_and_terminal_rows_are_the_last(result: MBPOResult) -> None:
+    rows = result.model_buffer.all()
+    fell = rows.next_obs[:, 1].abs() > 0.2
+    assert torch.equal(rows.terminated, fell | ~rows.next_obs.isfinite().all(1))
+    assert not (rows.obs[:, 1].abs() > 0.2).any()  # nothing branches off behind an end
+    assert torch.equal(rows.discount, 1 - rows.terminated.float())
+
+
+def test_model_rows_keep_the_newest_as_their_buffer_grows() -> None:
+    rows = ModelRows(lambda capacity: ReplayBuffer(capacity, 4, 1), stored=True)
+    for i, capacity in enumerate((2, 2, 4, 4)):
+        part = train_rows()
+        rows.extend(part._replace(reward=part.reward + i), capacity)
+    assert rows.buffer is not None
+    assert rows.buffer.all().reward.tolist() == [0, 1, 2, 3]
+    again = ModelRows(lambda capacity: ReplayBuffer(capacity, 4, 1), stored=True)
+    again.load_state_dict(rows.state_dict())
+    assert again.buffer is not None
+    assert again.buffer.all().reward.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("changed", [{"targets": "mve"}, {"elite_sampling": "ts1"}, {"real_fraction": 1.0}])
+def test_options_run(changed: dict[str, Any]) -> None:
+    done = train(replace(TINY, **changed))
+    assert done.steps == 100
+    assert (done.model_buffer is None) == ("real_fraction" in changed)
+
+
+def test_the_task_is_verified_on_every_real_step() -> None:
+    with pytest.raises(ValueError, match="the task's terminated disagrees"):
+        train(termination=lambda obs, action, next_obs: next_obs[:, 1].abs() > 0.02)
+    with pytest.raises(ValueError, match="the task's reward disagrees"):
+        train(replace(TINY, termination="learned"), reward=lambda obs, action, next_obs: next_obs[:, 1])
+    with pytest.raises(ValueError, match="reward: expected 'learned'"):
+        train(replace(TINY, reward="task"), env_id="HalfCheetah-v5")  # as registered, without x
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"real_fraction": 1.5}, r"real_fraction: expected a share in \[0, 1\], got 1.5"),
+        ({"real_fraction": -0.1}, "real_fraction: expected"),
+        ({"rollout_starts": 0}, "rollout_starts: expected at least 1, got 0"),
+        ({"retain_steps": 10}, r"retain_steps: expected at least model_every \(20\), got 10"),
+        ({"initial_steps": 0}, "initial_steps: expected at least 1"),
+        ({"elites": 4}, "elites: expected 1 to 3, as there are members, got 4"),
+        ({"model_max_steps": 0}, "model_max_steps: expected at least 1, or None, got 0"),
+        ({"holdout": 0.0}, r"holdout: expected a share in \(0, 1\)"),
+        ({"termination": "sometimes"}, "termination: expected one of task, learned, never, got 'sometimes'"),
+        ({"batch_size": 500}, "batch_size: expected at most buffer_size"),
+        ({"model_lr": 0.0}, "model_lr: expected a positive step size"),
+    ],
+)
+def test_bad_settings(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(TINY, **changed)
+
+
+def test_a_schedule_beyond_the_episode() -> None:
+    with pytest.raises(ValueError, match="rollout_length: expected rollouts within an episode, which ends after 1000"):
+        train(replace(TINY, rollout_length=Ramp(1, 1001, start=0, end=50)))
+
+
+def test_presets_fit_their_environments() -> None:
+    for env_id, named in PRESETS.items():
+        for preset in named.values():
+            env = gym.make(env_id, **preset.env_kwargs)
+            limit = env.spec.max_episode_steps
+            assert preset.config.rollout_length.last <= limit
+            size = env.observation_space.shape[0]
+            assert {"Ant-v5": 27, "Humanoid-v5": 45}.get(env_id, size) == size
+    assert mbpo_preset("Hopper-v5").config.rollout_length.at(100_000) == 15
+    assert mbpo_preset("Hopper-v5", "reference").config.rollout_length.at(100_000) == 9
+    assert mbpo_preset("Pusher-v5").config == MBPOConfig()
+    assert MBPOConfig().real_rows == 12
+    with pytest.raises(ValueError, match="preset: expected one of paper, reference for Hopper-v5, got 'small'"):
+        mbpo_preset("Hopper-v5", "small")
