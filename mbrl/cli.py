@@ -4,16 +4,29 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from mbrl.pipelines.mpc_config import MPCConfig
 from mbrl.pipelines.mpc_config import preset as mpc_preset
-from mbrl.pipelines.pets_config import PETSConfig, preset
+from mbrl.pipelines.pets_config import preset as pets_preset
 
+Algorithm = Literal["sac", "redq", "droq", "td3", "ddpg", "pets"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+Settings = Annotated[Any, tyro.conf.arg(name="")]
+"""A dataclass of settings, whose fields are options; which one is seen from the default."""
 Runs = tyro.conf.Positional[tuple[Path, ...]]
+
+
+@dataclass(frozen=True)
+class _NoSettings:
+    """Of an algorithm that is not known yet."""
+
+
+_NONE = _NoSettings()
 
 
 def demo(seed: int = 0, total_timesteps: int = 2_000, root: Path = Path("runs"), threads: int = 1) -> int:
@@ -35,56 +48,85 @@ def demo(seed: int = 0, total_timesteps: int = 2_000, root: Path = Path("runs"),
 
 
 def train(
-    algorithm: tyro.conf.Positional[Literal["pets"]],
+    algorithm: tyro.conf.Positional[Algorithm],
     /,
     env_id: str,
-    config: Annotated[PETSConfig, tyro.conf.arg(name="")] = PETSConfig(),  # noqa: B008, frozen
+    config: Settings = _NONE,
+    learner: Settings = _NONE,
+    preset: str | None = None,
     seed: int = 0,
     root: Path = Path("runs"),
     distill: bool = False,
+    minutes: float | None = None,
     tensorboard: bool = False,
     threads: int = 1,
 ) -> int:
     """Train on an environment, in a new run directory.
 
-    The defaults of the settings are the preset of --env-id, where the library has one.
+    The defaults of the settings are the preset of --env-id, where the library has one; mbrl train ALGORITHM --help
+    shows them.
 
     Args:
-        algorithm: pets: a probabilistic ensemble under MPC.
-        env_id: Gymnasium id with flat observations and flat, bounded actions; module:Env-v0 imports the module first.
+        algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions). With a learned one: pets (MPC
+            through it).
+        env_id: Gymnasium id with flat observations; module:Env-v0 imports the module first.
         config: Settings.
+        learner: Settings of the learner.
+        preset: Name of a preset, where --env-id has several.
         seed: Of everything random.
         root: Folder of run directories.
-        distill: At the end, fit a policy without planning to what MPC did.
+        distill: pets: at the end, fit a policy without planning to what MPC did.
+        minutes: Stop after about as many, with a checkpoint: mbrl resume goes on.
         tensorboard: Also write TensorBoard events.
         threads: CPU threads of torch. More than one rarely pays for small networks.
     """
     _prepare(threads)
-    from mbrl.experiments.pets_runs import create_pets_run, train_pets_run
+    from mbrl.experiments import runs
+    from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
+    from mbrl.experiments.pets_runs import create_pets_run
 
-    run = create_pets_run(root, env_id, config, seed=seed, distill=distill, tensorboard=tensorboard)
+    if algorithm == "pets":
+        run = create_pets_run(root, env_id, config, seed=seed, distill=distill, tensorboard=tensorboard)
+    else:
+        if distill:
+            raise ValueError(f"distill: expected it with pets only, got it with {algorithm}")
+        kwargs = ALGORITHMS[algorithm].preset(env_id, preset).env_kwargs
+        run = create_agent_run(
+            root, env_id, algorithm, config, learner, seed=seed, env_kwargs=kwargs, tensorboard=tensorboard
+        )
     print(f"run directory: {run.path}", flush=True)
-    train_pets_run(run)
-    _summary(run.path)
-    return 0
+    return _finish(run, runs.train_run(run, minutes=minutes))
 
 
-def resume(run: tyro.conf.Positional[Path], /, tensorboard: bool = False, threads: int = 1) -> int:
+def resume(
+    run: tyro.conf.Positional[Path],
+    /,
+    minutes: float | None = None,
+    settings: tuple[str, ...] = (),
+    accept_changes: bool = False,
+    tensorboard: bool = False,
+    threads: int = 1,
+) -> int:
     """Go on with a run from its newest checkpoint: to the same numbers, bit for bit, as if it had not stopped.
 
     Args:
         run: Run directory.
+        minutes: Stop after about as many, with a checkpoint.
+        settings: Other ones than it began with, such as lr=1e-4 total_timesteps=20000: shown, and refused without
+            --accept-changes.
+        accept_changes: Go on with other settings.
         tensorboard: Also write TensorBoard events.
         threads: CPU threads of torch; the same number as before keeps the results identical.
     """
     _prepare(threads)
-    from mbrl.experiments.pets_runs import train_pets_run
+    from mbrl.experiments import runs
     from mbrl.experiments.run import Run
+    from mbrl.experiments.settings import change_settings
 
     opened = Run.open(run, tensorboard=tensorboard)
-    train_pets_run(opened)
-    _summary(opened.path)
-    return 0
+    if settings:
+        change_settings(opened, _changed(runs.settings_of(opened), settings), accept=accept_changes)
+    return _finish(opened, runs.train_run(opened, minutes=minutes, accept_changes=accept_changes))
 
 
 def evaluate(
@@ -92,7 +134,7 @@ def evaluate(
     /,
     episodes: int = 5,
     seed: int = 0,
-    policy: Literal["mpc", "distilled"] = "mpc",
+    policy: Literal["mpc", "distilled"] | None = None,
     video: bool = False,
     threads: int = 1,
 ) -> int:
@@ -102,19 +144,18 @@ def evaluate(
         run: Run directory.
         episodes: How many.
         seed: Of the environment.
-        policy: mpc: plan through the learned model; distilled: the policy that --distill left.
+        policy: Of a run of pets. mpc (default): plan through the learned model; distilled: what --distill left.
         video: Write the first episode to evaluation.mp4 in the run directory.
         threads: CPU threads of torch.
     """
     _prepare(threads, pictures=video)
-    from mbrl.envs.make import make_env
     from mbrl.experiments import evaluate as evaluation
-    from mbrl.experiments.pets_runs import load_policy
+    from mbrl.experiments import runs
     from mbrl.experiments.run import Run
 
     opened = Run.open(run)
-    env = make_env(opened.env_id, render_mode="rgb_array" if video else None)
-    player = load_policy(opened, env, policy=policy)
+    env = runs.run_env(opened, render_mode="rgb_array" if video else None)
+    player = runs.load_policy(opened, env, policy=policy)
     path = opened.path / "evaluation.mp4" if video else None
     result = evaluation.evaluate(player, env, episodes=episodes, seed=seed, video=path)
     for i, (ret, length) in enumerate(zip(result.returns, result.lengths, strict=True), start=1):
@@ -188,11 +229,10 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (0, 1 where a command says no, 2 for bad input)."""
     args = sys.argv[1:] if args is None else args
     env_id = _value(args, "--env-id")
-    chosen = functools.partial(train, config=preset(env_id))
     controlled = functools.partial(mpc, config=mpc_preset(env_id, _value(args, "--planner") or MPCConfig.planner))
     commands: dict[str, Callable[..., int]] = {
         "demo": demo,
-        "train": chosen,
+        "train": train,
         "resume": resume,
         "evaluate": evaluate,
         "mpc": controlled,
@@ -200,11 +240,13 @@ def main(args: list[str] | None = None) -> int:
         "doctor": doctor,
     }
     try:
+        if args[:1] == ["train"]:
+            commands["train"] = _train_command(args, env_id)
         status: int = tyro.extras.subcommand_cli_from_dict(
             commands, prog="mbrl", description="Model-based reinforcement learning and planning.", args=args
         )
         return status
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("MBRL_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -223,6 +265,46 @@ def _value(args: list[str], option: str) -> str:
     return ""
 
 
+def _train_command(args: list[str], env_id: str) -> Callable[..., int]:
+    """`train` with the settings of the algorithm that is asked for as options, their defaults from its preset."""
+    algorithm = next((arg for arg in args[1:] if arg in ALGORITHMS), None)
+    if algorithm is None:
+        return train
+    if algorithm == "pets":
+        return functools.partial(train, config=pets_preset(env_id))
+    from mbrl.experiments.agent_runs import ALGORITHMS as WITH_AGENTS  # which imports torch
+
+    found = WITH_AGENTS[algorithm].preset(env_id, _value(args, "--preset") or None)
+    return functools.partial(train, config=found.config, learner=found.learner)
+
+
+def _changed(present: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """Dataclasses of settings with `name=value` in place: each name is a field of one of them."""
+    options: dict[str, list[str]] = {name: [] for name in present}
+    for setting in settings:
+        field, equals, value = setting.partition("=")
+        owner = next((name for name, config in present.items() if hasattr(config, field.split(".")[0])), None)
+        if owner is None or not equals:
+            raise ValueError(f"settings: expected name=value, with the name of a setting of the run, got {setting!r}")
+        options[owner] += [f"--{field}", *value.split(",")]
+    return {
+        name: tyro.cli(type(config), default=config, args=options[name], prog="mbrl resume --settings")
+        for name, config in present.items()
+    }
+
+
+def _finish(run: Any, steps: int) -> int:
+    """Say how far a run has come, and draw its learning curve."""
+    from mbrl.experiments.plots import plot_runs
+    from mbrl.experiments.runs import total_timesteps
+
+    if steps < total_timesteps(run):
+        print(f"stopped at step {steps} of {total_timesteps(run)}; to go on: mbrl resume {run.path}")
+    print(f"learning curve: {plot_runs([run.path], run.path / 'learning_curve.png')}")
+    print(f"evaluate it: mbrl evaluate {run.path} --episodes 5")
+    return 0
+
+
 def _prepare(threads: int, *, pictures: bool = False) -> None:
     """Settings that must stand before torch computes and before mujoco is imported."""
     if threads < 1:
@@ -234,10 +316,3 @@ def _prepare(threads: int, *, pictures: bool = False) -> None:
         from mbrl.experiments.video import choose_backend
 
         choose_backend()
-
-
-def _summary(path: Path) -> None:
-    from mbrl.experiments.plots import plot_runs
-
-    print(f"learning curve: {plot_runs([path], path / 'learning_curve.png')}")
-    print(f"evaluate it: mbrl evaluate {path} --episodes 5")

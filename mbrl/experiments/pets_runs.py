@@ -1,9 +1,9 @@
 """PETS in run directories: start, go on, distil, and load what was learned."""
 
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium as gym
 
@@ -15,6 +15,7 @@ from mbrl.experiments.episode import Policy
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.settings import dataclass_from
 from mbrl.learners.behavior_cloning import BehaviorCloning
 from mbrl.pipelines.loop import part
 from mbrl.pipelines.pets import PETSResult, train_pets
@@ -47,16 +48,15 @@ def pets_config(run: Run) -> PETSConfig:
     """The settings of a run. Raises ValueError where the run is another algorithm's."""
     if "pets" not in run.config:
         raise ValueError(f"run: expected a run of pets, got one of {run.algo}: {run.path}")
-    stored: dict[str, Any] = run.config["pets"]
-    known = {f.name for f in fields(PETSConfig)}
-    if unknown := sorted(set(stored) - known):
-        raise ValueError(f"run: {run.path} has settings that this version does not know: {', '.join(unknown)}")
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-    return PETSConfig(**settings)
+    return dataclass_from(PETSConfig, run.config["pets"], run.path)
 
 
 def train_pets_run(
-    run: Run, *, stop: Callable[[Episode, ReplayBuffer], bool] | None = None, progress: bool = True
+    run: Run,
+    *,
+    stop: Callable[[Episode, ReplayBuffer], bool] | None = None,
+    progress: bool = True,
+    accept_changes: bool = False,
 ) -> PETSResult:
     """Train a run from its newest checkpoint, or from the start where it has none, to its end."""
     config = pets_config(run)
@@ -66,9 +66,10 @@ def train_pets_run(
         seed = derive(run.seed, "evaluate", steps)
         return evaluate(policy, eval_env, episodes=config.eval_episodes, seed=seed).metrics()
 
-    with RunRecorder(run, total_timesteps=config.total_timesteps, progress=progress) as recorder:
+    total = config.total_timesteps
+    with RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes) as recorder:
         result = train_pets(env, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop)
-        if run.config["distill"]:
+        if run.config["distill"] and result.steps >= total:
             cloned = distill(result, eval_env, run.seed)
             cloned.save(run.path / DISTILLED)
             score = evaluate(cloned, eval_env, episodes=config.eval_episodes, seed=derive(run.seed, DISTILLED))

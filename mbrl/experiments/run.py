@@ -65,10 +65,7 @@ class Run:
         except ValueError as error:
             raise ValueError(f"config: {error}") from None
         path = _new_directory(Path(root), f"{_file_name(env_id)}__{_file_name(algo)}__{seed}")
-        staged = path / f".{CONFIG}"
-        write_durably(staged, text)
-        staged.rename(path / CONFIG)
-        sync(path)
+        _write_header(path, text)
         sync(path.parent)
         return cls(path, unseal(text), tensorboard=tensorboard)
 
@@ -99,6 +96,15 @@ class Run:
                 f"Upgrade: pip install --upgrade mbrl-planners"
             )
         return cls(path, header, tensorboard=tensorboard)
+
+    def change(self, config: Mapping[str, Any]) -> None:
+        """Go on with another `config`; the one before joins the list `changes` of config.json, with the time."""
+        before = {"until": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": self.config}
+        header = {**self.header, "config": dict(config), "changes": [*self.header.get("changes", []), before]}
+        text = seal(header).encode()
+        _write_header(self.path, text)
+        self.header = unseal(text)
+        self.config = self.header["config"]
 
     @property
     def metrics_path(self) -> Path:
@@ -183,6 +189,14 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"{file}, line {number}: expected a JSON object, got {line[:80]!r}: the file is damaged")
         rows.append(row)
     return rows
+
+
+def _write_header(path: Path, text: bytes) -> None:
+    staged = path / f".{CONFIG}"
+    staged.unlink(missing_ok=True)  # of a process that was killed
+    write_durably(staged, text)
+    staged.rename(path / CONFIG)
+    sync(path)
 
 
 def _complete(file: Path) -> bytes:

@@ -18,8 +18,10 @@ from torch import Generator, Tensor
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.envs.make import check_spaces
 from mbrl.learners import files
+from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
 from mbrl.learners.networks import leaves
 from mbrl.learners.sac import SACConfig, SACLearner
+from mbrl.learners.td3 import TD3Config, TD3Learner
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import generator
@@ -230,6 +232,21 @@ class SAC(Agent):
 
     learner_type, config_type, discrete = SACLearner, SACConfig, False
 
+
+class TD3(Agent):
+    """Twin delayed DDPG."""
+
+    learner_type, config_type, discrete = TD3Learner, TD3Config, False
+
+
+class DDPG(Agent):
+    """Deep deterministic policy gradient."""
+
+    learner_type, config_type, discrete = DDPGLearner, DDPGConfig, False
+
+
+AGENTS: dict[str, type[Agent]] = {kind.__name__: kind for kind in (SAC, TD3, DDPG)}
+"""By name, as files and run directories have it."""
 
 CONTINUOUS, DISCRETE = "SAC, TD3 or DDPG (mbrl train sac)", "DQN or DiscreteSAC (mbrl train dqn)"
 

@@ -1,0 +1,167 @@
+"""Runs of agents (learners without planning) in run directories: start, go on, and load what was learned."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+
+from mbrl.envs.make import make_env
+from mbrl.envs.vector import make_vector_env
+from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.evaluate import evaluate
+from mbrl.experiments.recorder import RunRecorder
+from mbrl.experiments.run import Run
+from mbrl.experiments.settings import dataclass_from
+from mbrl.pipelines.agents import AGENTS, Agent
+from mbrl.pipelines.loop import part
+from mbrl.pipelines.off_policy import train_off_policy
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.off_policy_presets import DEFAULTS, off_policy_preset
+from mbrl.seeding import derive
+
+
+class Algorithm(NamedTuple):
+    """How an algorithm that trains an agent is run."""
+
+    config: type
+    """Settings of its loop."""
+    train: Callable[..., Any]
+    """`train(env, agent, config, *, seed, recorder, evaluate, stop)`."""
+    preset: Callable[[str, str | None], Any]
+    """`preset(env_id, name)` -> (config, learner's config, env_kwargs)."""
+
+
+def _off_policy(name: str) -> Algorithm:
+    def preset(env_id: str, chosen: str | None) -> Any:
+        if chosen is not None:
+            raise ValueError(f"preset: expected none, for {name} has one an environment, got {chosen!r}")
+        return off_policy_preset(name, env_id)
+
+    return Algorithm(OffPolicyConfig, train_off_policy, preset)
+
+
+ALGORITHMS: dict[str, Algorithm] = {name: _off_policy(name) for name in DEFAULTS}
+
+
+class AgentSettings(NamedTuple):
+    """The settings of a run, read back."""
+
+    config: Any
+    learner: Any
+    env_kwargs: dict[str, Any]
+
+
+def create_agent_run(
+    root: str | Path,
+    env_id: str,
+    algorithm: str,
+    config: Any,
+    learner: Any,
+    *,
+    seed: int,
+    env_kwargs: Mapping[str, Any] | None = None,
+    tensorboard: bool = False,
+) -> Run:
+    """A new run directory for an algorithm on `env_id`.
+
+    Args:
+        root: folder of run directories.
+        env_id: Gymnasium id; the environment's options are as registered, but for `env_kwargs`.
+        algorithm: one of `ALGORITHMS`.
+        config: settings of its loop.
+        learner: settings of its learner, which say which agent it is.
+        seed: of everything random.
+        env_kwargs: options of the environment.
+        tensorboard: whether to write TensorBoard events, too.
+
+    Raises:
+        ValueError: the environment does not fit, or a setting is out of range: then there is no directory either.
+    """
+    env = _environment(env_id, env_kwargs or {})
+    agent = _agent(env, learner, seed, config.device)
+    env.close()
+    settings = {"loop": asdict(config), "agent": type(agent).__name__, "learner": asdict(learner)}
+    settings["env_kwargs"] = dict(env_kwargs or {})
+    return Run.create(root, env_id, algorithm, seed, settings, tensorboard=tensorboard)
+
+
+def agent_settings(run: Run) -> AgentSettings:
+    """The settings of a run.
+
+    Raises:
+        ValueError: the run is not one of an agent, or of a newer version.
+    """
+    if run.algo not in ALGORITHMS or "agent" not in run.config:
+        raise ValueError(f"run: expected a run of {', '.join(ALGORITHMS)}, got one of {run.algo}: {run.path}")
+    config: Any = dataclass_from(ALGORITHMS[run.algo].config, run.config["loop"], run.path)
+    learner: Any = dataclass_from(AGENTS[run.config["agent"]].config_type, run.config["learner"], run.path)
+    return AgentSettings(config, learner, run.config["env_kwargs"])
+
+
+def train_agent_run(
+    run: Run, *, stop: Callable[[], bool] | None = None, progress: bool = True, accept_changes: bool = False
+) -> Any:
+    """Train a run from its newest checkpoint, or from the start where it has none, to its end or until `stop()`.
+
+    Args:
+        run: the run.
+        stop: asked after every real step.
+        progress: whether to show a bar.
+        accept_changes: whether to go on although the checkpoint was made with other settings.
+
+    Raises:
+        ValueError: the settings are others, a loss was not finite, or the environment does not fit.
+        MemoryError: the device is full.
+    """
+    config, learner, env_kwargs = agent_settings(run)
+    eval_env = _environment(run.env_id, env_kwargs)
+    agent = _agent(eval_env, learner, run.seed, config.device)
+
+    def evaluate_now(policy: Agent, steps: int) -> dict[str, float]:
+        seed = derive(run.seed, "evaluate", steps)
+        return evaluate(policy, eval_env, episodes=config.eval_episodes, seed=seed).metrics()
+
+    env: gym.Env | gym.vector.VectorEnv
+    if config.num_envs == 1:
+        env = _environment(run.env_id, env_kwargs)
+    else:
+        options = {"as_registered": True, "discrete": True, **env_kwargs}
+        env = make_vector_env(run.env_id, config.num_envs, kind=config.vector, **options)
+    total = config.total_timesteps
+    try:
+        with RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes) as recorder:
+            return ALGORITHMS[run.algo].train(
+                env, agent, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop
+            )
+    finally:
+        env.close()
+        eval_env.close()
+
+
+def agent_env(run: Run, *, render_mode: str | None = None) -> gym.Env:
+    """The environment of a run."""
+    return _environment(run.env_id, agent_settings(run).env_kwargs, render_mode=render_mode)
+
+
+def load_agent(run: Run, env: gym.Env) -> Agent:
+    """The agent of a run's newest checkpoint, on the CPU.
+
+    Raises:
+        ValueError: there is no checkpoint, or it is damaged.
+    """
+    tensors, _ = load_checkpoint(run.path)
+    agent = _agent(env, agent_settings(run).learner, run.seed, "cpu")
+    agent.load_state_dict(part(tensors, "agent"))
+    return agent
+
+
+def _environment(env_id: str, env_kwargs: Mapping[str, Any], *, render_mode: str | None = None) -> gym.Env:
+    return make_env(env_id, discrete=True, as_registered=True, render_mode=render_mode, **env_kwargs)
+
+
+def _agent(env: gym.Env, learner: Any, seed: int, device: str) -> Agent:
+    """The agent whose configuration `learner` is."""
+    kind = next(kind for kind in AGENTS.values() if kind.config_type is type(learner))
+    return kind(env.observation_space, env.action_space, derive(seed, "agent"), device=device, config=learner)

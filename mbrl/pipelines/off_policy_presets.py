@@ -1,0 +1,69 @@
+"""Settings of off-policy learning by algorithm and environment, as Python; docs/learners says where they come from."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from mbrl.learners.ddpg import DDPGConfig
+from mbrl.learners.sac import DROQ, REDQ, SACConfig
+from mbrl.learners.td3 import TD3Config
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+
+
+class OffPolicyPreset(NamedTuple):
+    """Settings for one algorithm and one environment."""
+
+    config: OffPolicyConfig
+    learner: Any
+    env_kwargs: Mapping[str, Any]
+    """Options of the environment."""
+
+
+DEFAULTS: dict[str, OffPolicyPreset] = {
+    "sac": OffPolicyPreset(OffPolicyConfig(), SACConfig(), {}),
+    "redq": OffPolicyPreset(OffPolicyConfig(initial_steps=5_000, update_ratio=20), REDQ, {}),
+    "droq": OffPolicyPreset(OffPolicyConfig(initial_steps=5_000, update_ratio=20), DROQ, {}),
+    "td3": OffPolicyPreset(OffPolicyConfig(), TD3Config(), {}),
+    "ddpg": OffPolicyPreset(OffPolicyConfig(), DDPGConfig(), {}),
+}
+"""By algorithm."""
+
+_PENDULUM = OffPolicyConfig(
+    total_timesteps=10_000, initial_steps=1_000, eval_every=1_000, eval_episodes=10, checkpoint_every=1_000
+)
+# Episodes of up to 1,000 steps in all of these; the papers' numbers for one million steps.
+_MUJOCO = OffPolicyConfig(total_timesteps=1_000_000, initial_steps=10_000, eval_every=10_000, checkpoint_every=20_000)
+_BALANCE = OffPolicyConfig(
+    total_timesteps=20_000, initial_steps=500, eval_every=500, checkpoint_every=1_000, update_ratio=1
+)
+_OFTEN = OffPolicyConfig(
+    total_timesteps=300_000, initial_steps=5_000, update_ratio=20, eval_every=5_000, checkpoint_every=5_000
+)
+_RUNNERS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
+_POLES = ("InvertedPendulum-v5", "InvertedDoublePendulum-v5")
+_REDQ_ENTROPY = {"Hopper-v5": -1.0, "HalfCheetah-v5": -3.0, "Walker2d-v5": -3.0, "Ant-v5": -4.0, "Humanoid-v5": -2.0}
+"""Target entropies of REDQ's and DroQ's papers, which follow MBPO's."""
+
+
+def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
+    plain: dict[str, Any] = {"sac": SACConfig(), "td3": TD3Config(), "ddpg": DDPGConfig()}
+    often = {"redq": REDQ, "droq": DROQ}
+    made = {("sac", "Pendulum-v1"): OffPolicyPreset(_PENDULUM, SACConfig(lr=1e-3), {})}
+    for name in ("td3", "ddpg"):
+        made[name, "Pendulum-v1"] = OffPolicyPreset(replace(_PENDULUM, discount=0.98), plain[name], {})
+    for name, learner in plain.items():
+        made |= {(name, env_id): OffPolicyPreset(_BALANCE, learner, {}) for env_id in _POLES}
+        made |= {(name, env_id): OffPolicyPreset(_MUJOCO, learner, {}) for env_id in _RUNNERS}
+    for name, learner in often.items():
+        for env_id, entropy in _REDQ_ENTROPY.items():
+            made[name, env_id] = OffPolicyPreset(_OFTEN, replace(learner, target_entropy=entropy), {})
+    return made
+
+
+PRESETS = _presets()
+"""By algorithm and environment id."""
+
+
+def off_policy_preset(algorithm: str, env_id: str) -> OffPolicyPreset:
+    """The preset of an algorithm and an environment; the algorithm's defaults where there is none."""
+    return PRESETS.get((algorithm, env_id.rpartition(":")[2]), DEFAULTS[algorithm])
