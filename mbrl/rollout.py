@@ -34,6 +34,20 @@ class Rollout(NamedTuple):
         """The transitions alone, [n, ...], in order of time: for `ReplayBuffer.extend_rows`."""
         return TransitionBatch(*(x[self.alive] for x in self.batch))
 
+    def merged(self, discount: float) -> tuple[TransitionBatch, Bool[Tensor, "rows"]]:
+        """Each row's steps as one transition, [rows, ...], and which rows have one.
+
+        The reward is sum_i discount^i r_i over the row's k transitions, `next_obs` and the flags are those of the last,
+        and `discount` is discount^k (1 - terminated): as `ReplayBuffer.sample(n_step=)` makes them of real steps.
+        """
+        steps = self.alive.sum(0)
+        powers = discount ** torch.arange(len(self.alive) + 1, device=steps.device, dtype=self.batch.reward.dtype)
+        reward = torch.where(self.alive, powers[:-1, None] * self.batch.reward, 0.0).sum(0)
+        row, last = torch.arange(len(steps), device=steps.device), (steps - 1).clamp(min=0)
+        first, end = (TransitionBatch(*(x[t] for x in self.batch)) for t in (0, (last, row)))
+        merged = TransitionBatch(first.obs, first.action, reward, *end[3:6], powers[steps] * end.discount, end.log_prob)
+        return merged, self.alive[0]
+
 
 @torch.no_grad()
 def rollout(

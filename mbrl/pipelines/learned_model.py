@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal, Protocol
@@ -18,10 +19,13 @@ from mbrl.models.fit import FitReport, fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.termination import LearnedTermination
 from mbrl.pipelines.agents import Agent
-from mbrl.pipelines.loop import part
+from mbrl.pipelines.loop import Counters, part
 from mbrl.seeding import derive, generator
 from mbrl.types import TransitionBatch
 from planners.dynamics import Reward, Termination
+
+ENDS_STEPS = 200
+"""Gradient steps of a classifier of ends after each fit of the ensemble, from where the last left off."""
 
 
 class ModelSettings(Protocol):
@@ -149,6 +153,15 @@ class LearnedModel:
         """
         verify(self._verified, rows)
 
+    def renew(self, buffer: ReplayBuffer, count: Counters) -> dict[str, float]:
+        """Score the model on the real steps since its last fit, fit it to everything, and count that; what to log."""
+        started = time.perf_counter()
+        row = self.diagnose(buffer, min(self.config.model_every, len(buffer)), count.fits) if count.fits else {}
+        report, fitted = self.fit(buffer, count.fits)
+        count.fits += 1
+        count.model_gradient_steps += report.steps
+        return {**row, **fitted, "time/fit_seconds": time.perf_counter() - started}
+
     def fit(self, buffer: ReplayBuffer, number: int) -> tuple[FitReport, dict[str, float]]:
         """Fit number `number`, to all real rows, from the present weights; and what to log of it.
 
@@ -174,7 +187,7 @@ class LearnedModel:
             "model/fit_steps": float(report.steps),
         }
         if self._learned_ends is not None:
-            row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number))
+            row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number), steps=ENDS_STEPS)
         return report, row
 
     def diagnose(self, buffer: ReplayBuffer, unseen: int, number: int) -> dict[str, float]:

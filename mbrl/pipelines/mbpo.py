@@ -123,7 +123,7 @@ def train_mbpo(
             agent.steps = count.steps
 
             if count.steps >= config.initial_steps + count.fits * config.model_every:
-                loop.log(_fit(model, real, config, count))
+                loop.log(model.renew(real, count))
                 loop.log(imagined.renew(count))
             updates.run(
                 due(
@@ -140,16 +140,6 @@ def train_mbpo(
             loop.evaluate(agent)
             loop.checkpoint()
     return MBPOResult(agent, model.ensemble, real, imagined.rows.buffer, loop.episodes, count.steps)
-
-
-def _fit(model: LearnedModel, real: ReplayBuffer, config: MBPOConfig, count: Counters) -> dict[str, float]:
-    """Score the model on what it has not seen yet, then fit it to everything."""
-    started = time.perf_counter()
-    row = model.diagnose(real, min(config.model_every, len(real)), count.fits) if count.fits else {}
-    report, fitted = model.fit(real, count.fits)
-    count.fits += 1
-    count.model_gradient_steps += report.steps
-    return {**row, **fitted, "time/fit_seconds": time.perf_counter() - started}
 
 
 class _Imagined:

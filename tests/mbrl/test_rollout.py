@@ -89,6 +89,27 @@ def test_a_prediction_that_is_not_finite_ends_its_row() -> None:
     assert all(x.isfinite().all() for x in result.transitions()[:4])
 
 
+def test_merged_steps_by_hand() -> None:
+    # From 0: 1 + 2 / 2 + 3 / 4, and on with 1 / 8; from 2: 3 + 4 / 2, and over; from 3: 4, and over.
+    merged, alive = rollout(counting(), one, column(0, 2, 3), 3, generator=seeded()).merged(0.5)
+    assert alive.all()
+    assert merged.obs[:, 0].tolist() == [0, 2, 3]
+    assert merged.reward.tolist() == [2.75, 5, 4]
+    assert merged.next_obs[:, 0].tolist() == [3, 4, 4]
+    assert merged.terminated.tolist() == [False, True, True]
+    assert merged.discount.tolist() == [0.125, 0, 0]
+
+
+def test_merged_steps_stop_before_what_is_not_finite() -> None:
+    spoiled = FunctionDynamics(
+        lambda obs, action: torch.where(obs == 1, torch.nan, obs + action), lambda obs, action, next_obs: 0 * obs[:, 0]
+    )
+    merged, alive = rollout(spoiled, one, column(0, 1, 2), 3, generator=seeded()).merged(0.5)
+    assert alive.tolist() == [True, False, True]
+    assert merged.next_obs[0].tolist() == [1]
+    assert merged.discount[[0, 2]].tolist() == [0.5, 0.125]
+
+
 def test_chunks_are_parts_of_the_rows() -> None:
     start = torch.arange(7.0)[:, None]
     result = rollout(counting(3.0), one, start, 2, generator=seeded(), chunk=3)
