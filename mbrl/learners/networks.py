@@ -243,12 +243,21 @@ def adam_update(
         eps: added to the root of the corrected mean of squares.
         found_inf: float32; where it is 1, nothing moves, for all runs: how an update with a bad gradient is skipped
             without asking the device.
+
+    Raises:
+        ValueError: a gradient is missing, or a parameter is not contiguous (the kernel walks memory).
     """
     tensors = leaves(params)
     if len(tensors) != len(grads) or len(tensors) != len(state.m):
         raise ValueError(
             f"grads: expected one for each of {len(state.m)} parameters, got {len(grads)} for {len(tensors)}"
         )
+    for number, tensor in enumerate(tensors):
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"params: expected contiguous tensors, got strides {tensor.stride()} for shape {list(tensor.shape)} in "
+                f"tensor {number}; make the state of contiguous ones"
+            )
     state.step.add_(1 if found_inf is None else 1 - found_inf)
     torch._fused_adam_(
         tensors,

@@ -232,3 +232,9 @@ def test_a_loss_that_is_not_finite_is_found(loss, found):
 def test_no_members_is_an_error():
     with pytest.raises(ValueError, match="members"):
         init_mlp(SIZES, [generator(0)], members=0)
+
+
+def test_parameters_that_are_not_contiguous_are_an_error():
+    p = torch.zeros(1, 3, 2).mT
+    with pytest.raises(ValueError, match=r"params: expected contiguous tensors, got strides \(6, 1, 2\)"):
+        adam_update([p], [torch.zeros(1, 2, 3)], init_adam([p]), lr=0.1)
