@@ -1,0 +1,117 @@
+"""How algorithms learn: one seed of one experiment at a time, each finished one a line in results/learning.jsonl.
+
+`python -m benchmarks.learning NAME --seeds 0 1 2` trains in run directories under --root. A seed that was interrupted,
+or stopped by `--minutes`, goes on from its newest checkpoint when it is asked for again, and one that is finished is
+not repeated. `--list` shows the experiments. `python -m benchmarks.learning_report` makes tables and pictures.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import keep
+from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
+from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.runs import total_timesteps, train_run
+
+EVALUATION = "eval/mean_reward"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A preset of the library, and what is changed in it."""
+
+    algorithm: str
+    env_id: str
+    loop: dict[str, Any] = field(default_factory=dict)
+    learner: dict[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+
+
+_PENDULUM = {"total_timesteps": 10_000, "eval_every": 1_000, "eval_episodes": 20}
+_GPU = {"device": "cuda", "checkpoint_model_buffer": False, "checkpoint_every": 1_000, "eval_every": 1_000}
+EXPERIMENTS = {
+    # As stable-baselines3 does by default, whose curves stand beside these: 100 random steps.
+    "sac@Pendulum-v1": Experiment("sac", "Pendulum-v1", {**_PENDULUM, "initial_steps": 100}, {"lr": 1e-3}),
+    "td3@Pendulum-v1": Experiment("td3", "Pendulum-v1", _PENDULUM),
+    "ddpg@Pendulum-v1": Experiment("ddpg", "Pendulum-v1", _PENDULUM),
+}
+
+
+def learn(name: str, seed: int, root: Path, minutes: float | None) -> bool:
+    """Train a seed, from where it is; whether it is finished."""
+    folder = root / name / str(seed)
+    run = _open(name, seed, folder)
+    spent = folder / "cpu_seconds"
+    before = float(spent.read_text()) if spent.exists() else 0.0
+    cpu = time.process_time()
+    steps = train_run(run, minutes=minutes, progress=False)
+    total = before + time.process_time() - cpu
+    spent.write_text(str(total))
+    if steps < total_timesteps(run):
+        print(f"{name} seed {seed}: {steps} steps so far", flush=True)
+        return False
+    rows = [row for row in run.metrics() if row.get(EVALUATION) is not None]
+    record = {
+        "experiment": name,
+        "library": "ours",
+        "seed": seed,
+        "settings": {key: run.config[key] for key in ("loop", "learner", "env_kwargs")},
+        "episodes": run.config["loop"]["eval_episodes"],
+        "steps": [row[STEP] for row in rows],
+        "returns": [round(row[EVALUATION], 2) for row in rows],
+        "wall_seconds": round(run.metrics()[-1]["time/wall_clock"], 1),
+        "cpu_seconds": round(total, 1),
+    }
+    print(f"{name} seed {seed}: {record['returns']}\nkept in {keep('learning', record)}", flush=True)
+    (folder / "kept").touch()
+    return True
+
+
+def _open(name: str, seed: int, folder: Path) -> Run:
+    """The seed's run directory, made where there is none yet."""
+    runs = sorted(folder.glob("*__*/config.json"))
+    if runs:
+        return Run.open(runs[-1].parent)
+    wanted = EXPERIMENTS[name]
+    config, learner, env_kwargs = ALGORITHMS[wanted.algorithm].preset(wanted.env_id, wanted.preset)
+    return create_agent_run(
+        folder,
+        wanted.env_id,
+        wanted.algorithm,
+        replace(config, **wanted.loop),
+        replace(learner, **wanted.learner),
+        seed=seed,
+        env_kwargs=env_kwargs,
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, see --list")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--root", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--minutes", type=float, help="stop each seed after about as many, with a checkpoint")
+    parser.add_argument("--list", action="store_true", help="show the experiments")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(EXPERIMENTS))
+        return 0
+    if unknown := set(arguments.names) - set(EXPERIMENTS):
+        parser.error(f"NAME: expected some of {', '.join(EXPERIMENTS)}, got {', '.join(sorted(unknown))}")
+    torch.set_num_threads(1)
+    finished = True
+    for name in arguments.names:
+        for seed in arguments.seeds:
+            if not (arguments.root / name / str(seed) / "kept").exists():
+                finished &= learn(name, seed, arguments.root, arguments.minutes)
+    return 0 if finished else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
