@@ -10,6 +10,7 @@ ROWS = (
     "ensemble_epoch",
     "cem_plan",
     "model_rollout",
+    "mbpo_step",
     "mppi_plan",
     "simulator_plan",
     "mcts_search",

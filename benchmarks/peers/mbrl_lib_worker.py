@@ -1,6 +1,6 @@
 """Runs inside mbrl-lib's environment: one unit of work for every line read, one JSON line with its cost for each.
 
-python -I mbrl_lib_worker.py ensemble_epoch|cem_plan|model_rollout '{"sizes": ...}'
+python -I mbrl_lib_worker.py ensemble_epoch|cem_plan|model_rollout|mbpo_step '{"sizes": ...}'
 """
 
 import json
@@ -10,6 +10,7 @@ from importlib import metadata
 
 import gymnasium as gym
 import mbrl.planning
+import mbrl.util
 import numpy as np
 import omegaconf
 import torch
@@ -139,11 +140,54 @@ def model_rollout(members, elites, rows, all_members):
     return step
 
 
+def mbpo_step(rows, starts, part):
+    """A part of the library's MBPO: acting and 20 updates, a fit of 10 epochs with a holdout, or 1-step rollouts."""
+    from mbrl.algorithms.mbpo import rollout_model_and_populate_sac_buffer
+    from mbrl.planning.sac_wrapper import SACAgent
+    from mbrl.third_party.pytorch_sac_pranz24 import SAC
+
+    model, buffer = model_and_buffer(7, rows)
+    space = gym.spaces.Box(-1, 1, (ACT,), np.float32)
+    arguments = {"gamma": 0.99, "tau": 0.005, "alpha": 0.2, "policy": "Gaussian", "target_update_interval": 1}
+    arguments |= {"automatic_entropy_tuning": True, "target_entropy": -3, "hidden_size": 256, "lr": 3e-4}
+    agent = SACAgent(SAC(OBS, space, omegaconf.OmegaConf.create({**arguments, "device": "cpu"})))
+    trainer = mbrl.models.ModelTrainer(model, optim_lr=1e-3, weight_decay=5e-5)
+    train, held = common.get_basic_buffer_iterators(buffer, 256, 0.2, ensemble_size=7, shuffle_each_epoch=True)
+    made = mbrl.util.ReplayBuffer(starts, (OBS,), (ACT,), rng=np.random.default_rng(2))
+    model.set_elite([0, 1, 2, 3, 4])
+
+    class Spaces(gym.Env):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (OBS,))
+        action_space = space
+
+    def never(action, next_obs):
+        return torch.zeros(len(next_obs), 1, dtype=torch.bool)
+
+    env = mbrl.models.ModelEnv(Spaces(), model, never, None, generator=torch.Generator())
+    rng, obs = np.random.default_rng(1), np.zeros(OBS, np.float32)
+
+    def roll():
+        rollout_model_and_populate_sac_buffer(env, buffer, agent, made, True, 1, starts)
+
+    def step():
+        agent.act(obs, sample=True, batched=False)
+        for i in range(20):
+            memory = buffer if rng.random() < 0.05 else made
+            agent.sac_agent.update_parameters(memory, 256, i, None, reverse_mask=True)
+
+    def fit():
+        trainer.train(train, dataset_val=held, num_epochs=10, patience=10, silent=True)
+
+    roll()
+    return {"step": step, "fit": fit, "rollout": roll}[part]
+
+
 def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     out, sys.stdout = sys.stdout, sys.stderr  # the library prints; the pipe is for answers alone
     works = {"ensemble_epoch": ensemble_epoch, "cem_plan": cem_plan, "model_rollout": model_rollout}
+    works["mbpo_step"] = mbpo_step
     work = works[sys.argv[1]](**json.loads(sys.argv[2]))
 
     def answer(value):
