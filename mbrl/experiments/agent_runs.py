@@ -16,6 +16,8 @@ from mbrl.experiments.run import Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import AGENTS, Agent
 from mbrl.pipelines.loop import part
+from mbrl.pipelines.mbpo import train_mbpo
+from mbrl.pipelines.mbpo_config import MBPOConfig, mbpo_preset
 from mbrl.pipelines.off_policy import train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.off_policy_presets import DEFAULTS, off_policy_preset
@@ -42,7 +44,10 @@ def _off_policy(name: str) -> Algorithm:
     return Algorithm(OffPolicyConfig, train_off_policy, preset)
 
 
-ALGORITHMS: dict[str, Algorithm] = {name: _off_policy(name) for name in DEFAULTS}
+ALGORITHMS: dict[str, Algorithm] = {
+    **{name: _off_policy(name) for name in DEFAULTS},
+    "mbpo": Algorithm(MBPOConfig, train_mbpo, mbpo_preset),
+}
 
 
 class AgentSettings(NamedTuple):
