@@ -1,9 +1,11 @@
 """Settings of deep Dyna, and those that suit known environments."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from mbrl.learners.dqn import DQNConfig
+from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.learned_model import check_model
 from mbrl.pipelines.off_policy_config import check_off_policy
 
@@ -99,3 +101,36 @@ class DynaPreset(NamedTuple):
     learner: Any
     env_kwargs: Mapping[str, Any]
     """Options of the environment."""
+
+
+_CARTPOLE = DynaConfig(
+    total_timesteps=20_000,
+    initial_steps=250,
+    planning_updates=4,
+    reward="task",
+    buffer_size=20_000,
+    eval_every=500,
+    checkpoint_every=1_000,
+)
+_DQN = DQNConfig(hidden=(128, 128), exploration_updates=10_000)
+
+PRESETS: dict[str, DynaPreset] = {
+    "CartPole-v1": DynaPreset(_CARTPOLE, _DQN, {}),
+    "InvertedPendulum-v5": DynaPreset(replace(_CARTPOLE, batch_size=128), SACConfig(lr=1e-3), {}),
+}
+"""By environment id; how they were found is in docs/dyna.md."""
+DEFAULTS = {"sac": DynaPreset(DynaConfig(), SACConfig(), {}), "dqn": DynaPreset(DynaConfig(), DQNConfig(), {})}
+"""By learner."""
+
+
+def dyna_preset(env_id: str, name: str | None = None) -> DynaPreset:
+    """The preset of an environment; where there is none, or a learner is named, the defaults with that: SAC or DQN.
+
+    Raises:
+        ValueError: no such learner.
+    """
+    if name is None:
+        return PRESETS.get(env_id.rpartition(":")[2], DEFAULTS["sac"])
+    if name not in DEFAULTS:
+        raise ValueError(f"preset: expected one of {', '.join(DEFAULTS)}, the learner, got {name!r}")
+    return DEFAULTS[name]

@@ -203,7 +203,7 @@ def mbpo_preset(env_id: str, name: str | None = None) -> MBPOPreset:
     Raises:
         ValueError: there is no preset of that name.
     """
-    known = PRESETS.get(env_id, {"default": MBPOPreset(MBPOConfig(), SACConfig(), {})})
+    known = PRESETS.get(env_id.rpartition(":")[2], {"default": MBPOPreset(MBPOConfig(), SACConfig(), {})})
     if name is None:
         return next(iter(known.values()))
     if name not in known:
