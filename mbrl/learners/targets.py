@@ -127,3 +127,43 @@ def inverse_variance_mean(
     """
     weight = 1 / (targets.var(1, correction=0) + floor)
     return (weight * targets.mean(1)).sum(0) / weight.sum(0)
+
+
+def value_of_action(
+    q: Float[Tensor, "*axes rows actions"], action: Int[Tensor, "*axes rows"]
+) -> Float[Tensor, "*axes rows"]:
+    """The entries of q at discrete actions."""
+    return q.gather(-1, action[..., None].expand(*q.shape[:-1], 1))[..., 0]
+
+
+def greedy_value(q_t: Float[Tensor, "*axes rows actions"]) -> Float[Tensor, "*axes rows"]:
+    """max_a q_t: Q-learning (Watkins and Dayan 1992)."""
+    return q_t.amax(-1)
+
+
+def double_q_value(
+    q_t: Float[Tensor, "*axes rows actions"], selector_t: Float[Tensor, "*axes rows actions"]
+) -> Float[Tensor, "*axes rows"]:
+    """q_t at argmax_a of `selector_t`: who picks the action does not value it, so that errors of one are not maximised.
+
+    Double DQN, van Hasselt et al. (2016), https://arxiv.org/abs/1509.06461: the network picks, the target network
+    values.
+    """
+    return value_of_action(q_t, selector_t.argmax(-1))
+
+
+def expected_soft_value(
+    q: Float[Tensor, "runs rows actions"],
+    log_prob: Float[Tensor, "runs rows actions"],
+    temperature: Float[Tensor, "runs"],
+) -> Float[Tensor, "runs rows"]:
+    """sum_a pi(a) (q(a) - temperature log pi(a)): the soft value where actions can be summed over, without sampling.
+
+    Christodoulou (2019), https://arxiv.org/abs/1910.07207, equation 10.
+    """
+    return (log_prob.exp() * (q - temperature[:, None, None] * log_prob)).sum(-1)
+
+
+def mean_log_prob(log_prob: Float[Tensor, "*rows actions"]) -> Float[Tensor, "*rows"]:
+    """sum_a pi(a) log pi(a): minus the entropy of a distribution over discrete actions."""
+    return (log_prob.exp() * log_prob).sum(-1)

@@ -1,10 +1,11 @@
-"""A conformance kit for learners, one's own included: `check_learner(MyLearner(...), obs_dim, action_dim)`.
+"""A conformance kit for learners, one's own included: `check_learner(MyLearner(...), obs_dim, action_dim)`, or
+`check_learner(MyLearner(...), obs_dim, actions=4)` where actions are discrete.
 
 Each law is stated in the sentence it fails with. The law that matters most: runs that share a state are the runs
 that each have their own.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from planners.rows import map_rows
 def check_learner(
     learner: Learner[Any],
     obs_dim: int,
-    action_dim: int,
+    action_dim: int | None = None,
     *,
+    actions: int | None = None,
     low: float = -1.0,
     high: float = 1.0,
     batch_size: int = 8,
@@ -31,9 +33,10 @@ def check_learner(
     The comparison of runs is exact to rounding where the learner's state is float64 (1e-9); float32 hides small leaks.
 
     Args:
-        learner: whose actions are vectors within `low` and `high`.
+        learner: whose actions are vectors within `low` and `high`, or numbers below `actions`.
         obs_dim: size of its observations.
-        action_dim: size of its actions.
+        action_dim: size of its actions; None: they are discrete.
+        actions: how many there are, where they are discrete.
         low: lower bound of every action dimension.
         high: upper bound of every action dimension.
         batch_size: rows of a batch, at least 2.
@@ -42,11 +45,14 @@ def check_learner(
 
     Raises:
         AssertionError: a law is broken; the message says which and how.
-        ValueError: batch_size is below 2, or updates below 1.
+        ValueError: batch_size is below 2, or updates below 1, or not one of action_dim and actions is given.
     """
     if batch_size < 2 or updates < 1:
         raise ValueError(f"batch_size, updates: expected at least 2 and 1, got {batch_size} and {updates}")
-    kit = _Kit(learner, obs_dim, action_dim, low, high, batch_size, seed)
+    if (action_dim is None) == (actions is None):
+        raise ValueError(f"action_dim, actions: expected one of the two, got {action_dim} and {actions}")
+    kind = _Discrete(actions) if actions is not None else _Vectors(action_dim or 0, low, high)
+    kit = _Kit(learner, obs_dim, kind, batch_size, seed)
     global_state = torch.get_rng_state()
     kit.check_init()
     kit.check_update()
@@ -56,14 +62,46 @@ def check_learner(
     _expect(own, "randomness comes from the generators given, not from torch's global one")
 
 
+class _Vectors(NamedTuple):
+    """Actions that are vectors."""
+
+    dim: int
+    low: float
+    high: float
+
+    def draw(self, rows: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return self.low + (self.high - self.low) * torch.rand(rows, self.dim, generator=g, dtype=dtype)
+
+    def check(self, action: Tensor, rows: tuple[int, int]) -> None:
+        shape = [*rows, self.dim]
+        _expect(list(action.shape) == shape, f"act: actions of shape {shape}, got {list(action.shape)}")
+        slack = 1e-5 * (self.high - self.low)
+        inside = (action >= self.low - slack) & (action <= self.high + slack)  # False for NaN
+        _expect(bool(inside.all()), f"act: actions lie within {self.low} and {self.high}")
+
+
+class _Discrete(NamedTuple):
+    """Actions that are numbers."""
+
+    number: int
+
+    def draw(self, rows: int, g: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return torch.randint(self.number, (rows,), generator=g)
+
+    def check(self, action: Tensor, rows: tuple[int, int]) -> None:
+        got = f"got {action.dtype} of shape {list(action.shape)}"
+        whole = list(action.shape) == list(rows) and action.dtype == torch.int64
+        _expect(whole, f"act: discrete actions are int64 of shape {list(rows)}, {got}")
+        inside = (action >= 0) & (action < self.number)
+        _expect(bool(inside.all()), f"act: discrete actions are from 0 to {self.number - 1}, got {action.tolist()}")
+
+
 class _Kit:
     """A learner, and the two runs it is tried on."""
 
-    def __init__(
-        self, learner: Any, obs_dim: int, action_dim: int, low: float, high: float, size: int, seed: int
-    ) -> None:
+    def __init__(self, learner: Any, obs_dim: int, kind: _Vectors | _Discrete, size: int, seed: int) -> None:
         self.learner, self.size, self.seed = learner, size, seed
-        self.dims, self.bounds = (obs_dim, action_dim), (low, high)
+        self.obs_dim, self.kind = obs_dim, kind
         floats = (t.dtype for t in leaves(self.init((0,))) if t.is_floating_point() and t.shape != (1,))
         self.dtype = next(floats, torch.float32)
 
@@ -75,11 +113,10 @@ class _Kit:
 
     def batch(self, runs: tuple[int, ...] = (0, 1), count: int = 0) -> TransitionBatch:
         """Random transitions, [runs, size, ...]; those of a run depend on its number and on `count`."""
-        (obs_dim, action_dim), (low, high) = self.dims, self.bounds
         made = []
         for g in self.generators("batch", runs, count):
-            obs, next_obs = torch.randn(2, self.size, obs_dim, generator=g, dtype=self.dtype)
-            action = low + (high - low) * torch.rand(self.size, action_dim, generator=g, dtype=self.dtype)
+            obs, next_obs = torch.randn(2, self.size, self.obs_dim, generator=g, dtype=self.dtype)
+            action = self.kind.draw(self.size, g, self.dtype)
             reward = torch.randn(self.size, generator=g, dtype=self.dtype)
             ended, cut = torch.rand(2, self.size, generator=g) < 0.2
             discount, unknown = 0.99 * ~ended, torch.full_like(reward, torch.nan)
@@ -135,22 +172,17 @@ class _Kit:
         state, obs = self.init(), self.batch().obs
         self.update(state)
         kept, seen = _clone(state), obs.clone()
-        action, (low, high) = self.learner.act(state, obs), self.bounds
-        shape = [2, self.size, self.dims[1]]
-        _expect(list(action.shape) == shape, f"act: actions of shape {shape}, got {list(action.shape)}")
+        action = self.learner.act(state, obs)
+        self.kind.check(action, (2, self.size))
         _expect(not action.requires_grad, "act: actions carry no gradient")
-        slack = 1e-5 * (high - low)
-        inside = (action >= low - slack) & (action <= high + slack)  # False for NaN
-        _expect(bool(inside.all()), f"act: actions lie within {low} and {high}")
         _expect(torch.equal(action, self.learner.act(state, obs)), "act without noise is deterministic")
         noise = self.learner.act_noise(self.size, self.generators("act", (0, 1)))
         noisy = [self.learner.act(state, obs, noise) for _ in range(2)]
+        self.kind.check(noisy[0], (2, self.size))
         _expect(torch.equal(*noisy), "act: the same noise gives the same actions")
         _expect(_equal(state, kept) and torch.equal(obs, seen), "act leaves the state and the observations as they are")
-        neighbours = obs.clone()
-        neighbours[:, 1:] += 1.0
-        other = self.learner.act(state, neighbours)
-        _expect(_close(action[:, :1], other[:, :1]), "act: a row's action does not depend on the rows beside it")
+        single = torch.cat([self.learner.act(state, row) for row in obs.split(1, 1)], 1)
+        _expect(_close(action, single), "act: a row's action does not depend on the rows beside it")
         for run in (0, 1):
             alone = self.learner.act(_run(state, run), obs[run : run + 1])
             _expect(_close(action[run : run + 1], alone), f"act: run {run} of a state of two acts as it does alone")

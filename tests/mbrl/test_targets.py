@@ -120,3 +120,27 @@ def test_action_bounds_go_both_ways():
     action = bounds.action(unit)
     torch.testing.assert_close(action[1], t([-2, 0], [2, 1], [0, 0.75]))
     torch.testing.assert_close(bounds.unit(action), unit)
+
+
+def test_value_of_action():
+    q = t([[1, 2], [3, 4]], [[5, 6], [7, 8]])  # [critics, rows, actions]
+    got = targets.value_of_action(q, torch.tensor([[1, 0]]).expand(2, -1))
+    torch.testing.assert_close(got, t([2, 3], [6, 7]))
+    both = q[None]  # [runs, critics, rows, actions], actions [runs, 1, rows]
+    torch.testing.assert_close(targets.value_of_action(both, torch.tensor([[[1, 0]]])), got[None])
+
+
+def test_greedy_and_double_value():
+    q, selector = t([1, 5, 3], [-1, -2, -3]), t([0, 0, 9], [0, 1, 0])
+    torch.testing.assert_close(targets.greedy_value(q), t(5, -1))
+    torch.testing.assert_close(targets.double_q_value(q, selector), t(3, -2))
+
+
+def test_expected_soft_value():
+    """Of probabilities 1/4 and 3/4; without temperature the expectation alone."""
+    log_prob = t([[0.25, 0.75]], [[0.25, 0.75]]).log()  # [runs, rows, actions]
+    q, temperature = t([[4, 8]], [[4, 8]]), t(0.5, 0)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    expected = t([7 + 0.5 * entropy], [7])
+    torch.testing.assert_close(targets.expected_soft_value(q, log_prob, temperature), expected)
+    torch.testing.assert_close(targets.mean_log_prob(log_prob), t([-entropy], [-entropy]))
