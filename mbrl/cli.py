@@ -14,7 +14,7 @@ from mbrl.pipelines.mpc_config import MPCConfig
 from mbrl.pipelines.mpc_config import preset as mpc_preset
 from mbrl.pipelines.pets_config import preset as pets_preset
 
-Algorithm = Literal["sac", "redq", "droq", "td3", "ddpg", "mbpo", "pets"]
+Algorithm = Literal["sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "dyna", "mbpo", "pets"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 Settings = Annotated[Any, tyro.conf.arg(name="")]
 """A dataclass of settings, whose fields are options; which one is seen from the default."""
@@ -67,8 +67,8 @@ def train(
     shows them.
 
     Args:
-        algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions). With a learned one: mbpo (SAC on
-            short rollouts in it) and pets (MPC through it).
+        algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions), dqn, discrete_sac. With a learned
+            one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it).
         env_id: Gymnasium id with flat observations; module:Env-v0 imports the module first.
         config: Settings.
         learner: Settings of the learner.

@@ -15,6 +15,8 @@ from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import AGENTS, Agent
+from mbrl.pipelines.dyna import train_dyna
+from mbrl.pipelines.dyna_config import DynaConfig, dyna_preset
 from mbrl.pipelines.loop import part
 from mbrl.pipelines.mbpo import train_mbpo
 from mbrl.pipelines.mbpo_config import MBPOConfig, mbpo_preset
@@ -46,6 +48,7 @@ def _off_policy(name: str) -> Algorithm:
 
 ALGORITHMS: dict[str, Algorithm] = {
     **{name: _off_policy(name) for name in DEFAULTS},
+    "dyna": Algorithm(DynaConfig, train_dyna, dyna_preset),
     "mbpo": Algorithm(MBPOConfig, train_mbpo, mbpo_preset),
 }
 

@@ -19,6 +19,8 @@ from mbrl.data.buffer import ReplayBuffer
 from mbrl.envs.make import check_spaces
 from mbrl.learners import files
 from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
+from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
+from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.networks import leaves
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
@@ -245,7 +247,19 @@ class DDPG(Agent):
     learner_type, config_type, discrete = DDPGLearner, DDPGConfig, False
 
 
-AGENTS: dict[str, type[Agent]] = {kind.__name__: kind for kind in (SAC, TD3, DDPG)}
+class DQN(Agent):
+    """Deep Q-learning: double, with n-step targets where the loop has them."""
+
+    learner_type, config_type, discrete = DQNLearner, DQNConfig, True
+
+
+class DiscreteSAC(Agent):
+    """Soft actor-critic for discrete actions."""
+
+    learner_type, config_type, discrete = DiscreteSACLearner, DiscreteSACConfig, True
+
+
+AGENTS: dict[str, type[Agent]] = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, DiscreteSAC)}
 """By name, as files and run directories have it."""
 
 CONTINUOUS, DISCRETE = "SAC, TD3 or DDPG (mbrl train sac)", "DQN or DiscreteSAC (mbrl train dqn)"

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mbrl.learners.ddpg import DDPGConfig
+from mbrl.learners.discrete_sac import DiscreteSACConfig
+from mbrl.learners.dqn import DQNConfig
 from mbrl.learners.sac import DROQ, REDQ, SACConfig
 from mbrl.learners.td3 import TD3Config
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
@@ -25,11 +27,24 @@ DEFAULTS: dict[str, OffPolicyPreset] = {
     "droq": OffPolicyPreset(OffPolicyConfig(initial_steps=5_000, update_ratio=20), DROQ, {}),
     "td3": OffPolicyPreset(OffPolicyConfig(), TD3Config(), {}),
     "ddpg": OffPolicyPreset(OffPolicyConfig(), DDPGConfig(), {}),
+    "dqn": OffPolicyPreset(OffPolicyConfig(initial_steps=1_000, batch_size=64), DQNConfig(), {}),
+    "discrete_sac": OffPolicyPreset(OffPolicyConfig(initial_steps=1_000, batch_size=64), DiscreteSACConfig(), {}),
 }
 """By algorithm."""
 
 _PENDULUM = OffPolicyConfig(
     total_timesteps=10_000, initial_steps=1_000, eval_every=1_000, eval_episodes=10, checkpoint_every=1_000
+)
+# stable-baselines3-zoo's for DQN: half an update a step, 128 in a row.
+_CARTPOLE = OffPolicyConfig(
+    total_timesteps=50_000,
+    initial_steps=1_000,
+    update_every=256,
+    update_ratio=0.5,
+    batch_size=64,
+    buffer_size=100_000,
+    eval_every=5_000,
+    eval_episodes=10,
 )
 # Episodes of up to 1,000 steps in all of these; the papers' numbers for one million steps.
 _MUJOCO = OffPolicyConfig(total_timesteps=1_000_000, initial_steps=10_000, eval_every=10_000, checkpoint_every=20_000)
@@ -49,6 +64,11 @@ def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
     plain: dict[str, Any] = {"sac": SACConfig(), "td3": TD3Config(), "ddpg": DDPGConfig()}
     often = {"redq": REDQ, "droq": DROQ}
     made = {("sac", "Pendulum-v1"): OffPolicyPreset(_PENDULUM, SACConfig(lr=1e-3), {})}
+    dqn = DQNConfig(lr=2.3e-3, target_every=128, exploration_final=0.04, exploration_updates=3_500)
+    made["dqn", "CartPole-v1"] = OffPolicyPreset(_CARTPOLE, dqn, {})
+    made["discrete_sac", "CartPole-v1"] = OffPolicyPreset(
+        replace(_CARTPOLE, update_every=1, total_timesteps=20_000, eval_every=2_000), DiscreteSACConfig(), {}
+    )
     for name in ("td3", "ddpg"):
         made[name, "Pendulum-v1"] = OffPolicyPreset(replace(_PENDULUM, discount=0.98), plain[name], {})
     for name, learner in plain.items():

@@ -174,6 +174,8 @@ def test_several_environments_in_processes(tmp_path: Path, capsys: pytest.Captur
     [
         ("train sac --env-id CartPole-v1", "use DQN or DiscreteSAC (mbrl train dqn)"),
         ("train td3 --env-id CartPole-v1", "use DQN or DiscreteSAC (mbrl train dqn)"),
+        ("train dqn --env-id Pendulum-v1", "use SAC, TD3 or DDPG (mbrl train sac)"),
+        ("train pets --env-id CartPole-v1", "Discrete actions are for DQN"),
         ("train sac --env-id Pendulum-v1 --batch-size 2000000", "batch_size: expected at most buffer_size"),
         ("train sac --env-id Pendulum-v1 --device cuda:99", "device: expected one that is here"),
         ("train sac --env-id Pendulum-v1 --critics 0", "critics: expected at least 1"),

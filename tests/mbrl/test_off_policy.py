@@ -15,7 +15,7 @@ from torch import Tensor
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.learners.networks import leaves
 from mbrl.learners.sac import DROQ, REDQ, SACLearner
-from mbrl.pipelines.agents import SAC, Agent
+from mbrl.pipelines.agents import DDPG, DQN, SAC, TD3, Agent, DiscreteSAC
 from mbrl.pipelines.loop import differences
 from mbrl.pipelines.off_policy import OffPolicyResult, train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
@@ -27,18 +27,23 @@ TINY = OffPolicyConfig(
 )
 SMALL = (8, 8)
 
-MAKERS: dict[str, tuple[str, Callable[[gym.Env], Agent]]] = {
-    "sac": ("Pendulum-v1", lambda env: SAC(env.observation_space, env.action_space, 1, hidden=SMALL)),
-    "redq": (
-        "Pendulum-v1",
-        lambda env: SAC(env.observation_space, env.action_space, 1, config=REDQ, hidden=SMALL, actor_every=3),
-    ),
-    "droq": (
-        "Pendulum-v1",
-        lambda env: SAC(env.observation_space, env.action_space, 1, config=DROQ, hidden=SMALL, actor_every=3),
-    ),
+KINDS: dict[str, tuple[str, type[Agent], dict[str, Any]]] = {
+    "sac": ("Pendulum-v1", SAC, {}),
+    "redq": ("Pendulum-v1", SAC, {"config": REDQ, "actor_every": 3}),
+    "droq": ("Pendulum-v1", SAC, {"config": DROQ, "actor_every": 3}),
+    "td3": ("Pendulum-v1", TD3, {}),
+    "ddpg": ("Pendulum-v1", DDPG, {}),
+    "dqn": ("CartPole-v1", DQN, {"target_every": 7, "exploration_updates": 30}),
+    "discrete_sac": ("CartPole-v1", DiscreteSAC, {}),
 }
-ALL = pytest.mark.parametrize("algorithm", MAKERS)
+
+
+def agent_for(algorithm: str, env: gym.Env) -> Agent:
+    _, kind, settings = KINDS[algorithm]
+    return kind(env.observation_space, env.action_space, 1, hidden=SMALL, **settings)
+
+
+ALL = pytest.mark.parametrize("algorithm", KINDS)
 
 
 class Memory:
@@ -72,9 +77,8 @@ class Memory:
 
 
 def train(algorithm: str, config: OffPolicyConfig = TINY, recorder: Memory | None = None, **extra: Any) -> Any:
-    env_id, make = MAKERS[algorithm]
-    env = gym.make(env_id, max_episode_steps=13)
-    return train_off_policy(env, make(env), config, seed=5, recorder=recorder, **extra)
+    env = gym.make(KINDS[algorithm][0], max_episode_steps=13)
+    return train_off_policy(env, agent_for(algorithm, env), config, seed=5, recorder=recorder, **extra)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -95,7 +99,7 @@ def test_a_run_that_was_interrupted_is_the_run_that_was_not(algorithm: str) -> N
     train(algorithm, config, rest)
     same(rest.saved[-1][0], whole.saved[-1][0])
     assert [*broken.rows, *rest.rows] == whole.rows
-    assert any("train/q_mean" in row or "train/loss" in row for row in rest.rows)
+    assert any("train/q_mean" in row for row in rest.rows)
 
 
 @ALL
@@ -109,9 +113,9 @@ def test_the_seed_decides_everything_and_updates_are_counted(algorithm: str) -> 
 
 @ALL
 def test_several_environments_learn_as_much_a_step(algorithm: str) -> None:
-    env_id, make = MAKERS[algorithm]
+    env_id = KINDS[algorithm][0]
     env = gym.make_vec(env_id, num_envs=4, vectorization_mode="sync")
-    agent = make(gym.make(env_id))
+    agent = agent_for(algorithm, gym.make(env_id))
     result = train_off_policy(env, agent, replace(TINY, num_envs=4, update_ratio=0.5, update_every=8), seed=0)
     assert (result.steps, agent.updates) == (60, 18)  # half of the 36 from step 21 to 56
 
@@ -126,17 +130,16 @@ def test_an_agent_is_saved_and_loaded(algorithm: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(obs, deterministic=True)[0], expected)
     assert loaded.updates == agent.updates
     assert loaded.config == agent.config
-    env = gym.make(MAKERS[algorithm][0])
+    env = gym.make(KINDS[algorithm][0])
     assert loaded.learn(30, env, initial_steps=10, batch_size=8).updates == agent.updates + 20
 
 
 @ALL
 def test_stable_baselines3_evaluates_an_agent(algorithm: str) -> None:
     evaluation = pytest.importorskip("stable_baselines3.common.evaluation")
-    env_id, make = MAKERS[algorithm]
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make(env_id, max_episode_steps=7))
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make(KINDS[algorithm][0], max_episode_steps=7))
     returns, lengths = evaluation.evaluate_policy(
-        make(env), env, n_eval_episodes=2, deterministic=False, return_episode_rewards=True, warn=False
+        agent_for(algorithm, env), env, n_eval_episodes=2, deterministic=False, return_episode_rewards=True, warn=False
     )
     assert max(lengths) <= 7
     assert np.isfinite(returns).all()
@@ -181,6 +184,9 @@ def test_predictions_have_the_shape_of_what_was_asked() -> None:
     assert agent.predict(several)[0].dtype == np.float32
     assert len(np.unique(agent.predict(several)[0])) == 4
     assert len(np.unique(agent.predict(several, deterministic=True)[0])) == 1
+    discrete = DQN(env.observation_space, Discrete(2), hidden=SMALL)
+    assert discrete.predict(one)[0].shape == ()
+    assert discrete.predict(several)[0].shape == (4,)
 
 
 @pytest.mark.parametrize(
@@ -358,6 +364,11 @@ class Spaces(NamedTuple):
     ("spaces", "message"),
     [
         (Spaces(SAC, OBS, Discrete(3)), r"SAC is for continuous actions, got Discrete\(3\): use DQN or DiscreteSAC"),
+        (Spaces(TD3, OBS, Discrete(3)), "TD3 is for continuous actions"),
+        (Spaces(DDPG, OBS, Discrete(3)), "DDPG is for continuous actions"),
+        (Spaces(DQN, OBS, Box(-1, 1, (1,))), r"DQN is for discrete actions, got Box.*: use SAC, TD3 or DDPG"),
+        (Spaces(DiscreteSAC, OBS, Box(-1, 1, (1,))), "DiscreteSAC is for discrete actions"),
+        (Spaces(DQN, OBS, Discrete(3, start=1)), "discrete actions from 0"),
         (Spaces(SAC, Discrete(3), Box(-1, 1, (1,))), "observations in Discrete"),
         (Spaces(SAC, OBS, Box(-np.inf, 1, (1,))), "finite action bounds"),
     ],
