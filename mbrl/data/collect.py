@@ -13,7 +13,7 @@ from torch import Tensor
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.environment_state import Replayed, restore_environments, snapshot_environments
 from mbrl.data.policies import RandomPolicy
-from mbrl.data.stepping import Copies, Stepped, worlds_of
+from mbrl.data.stepping import WORKER_TIMEOUT, Copies, Stepped, worlds_of
 from mbrl.types import TransitionBatch
 
 __all__ = ["Collected", "Collector", "Episode", "RandomPolicy", "collect"]
@@ -59,6 +59,7 @@ class Collector:
     Args:
         env: one environment, or a vector of them. While collecting, the environments belong to the Collector.
         seed: environment i is reset with `seed + i`; later resets go on from there.
+        worker_timeout: seconds that an environment in a process of its own may take for a step or a reset.
 
     Attributes:
         num_envs: number of environments.
@@ -72,9 +73,9 @@ class Collector:
             environment returned an observation that is not finite, or a vector does not say how it resets.
     """
 
-    def __init__(self, env: gym.Env | VectorEnv, *, seed: int) -> None:
+    def __init__(self, env: gym.Env | VectorEnv, *, seed: int, worker_timeout: float = WORKER_TIMEOUT) -> None:
         self._action_space = _action_space(env)
-        self._worlds = worlds_of(env)
+        self._worlds = worlds_of(env, worker_timeout)
         self.num_envs = self._worlds.num_envs
         self.obs = self._finite("observation of reset", self._worlds.reset(seed))
         self.episode_start = np.ones(self.num_envs, dtype=bool)

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from mbrl.data.workers import guard
 from mbrl.divergence import DIVERGED, Watch
+
+WORKER_TIMEOUT = 60.0
+"""Seconds."""
 
 
 class Stepped(NamedTuple):
@@ -110,15 +114,21 @@ class Vector:
 
     Simulations are watched where the environments are in this process (`env.unwrapped.envs`), and in worker processes
     where each environment is a `mbrl.divergence.Watched`, as those of `mbrl.envs.make_vector_env` are. Elsewhere a
-    simulation that starts over goes unnoticed.
+    simulation that starts over goes unnoticed. Workers that die or hang end in a `mbrl.data.workers.WorkerError`.
+
+    Args:
+        env: the vector.
+        worker_timeout: seconds that a worker process may take for a step or a reset.
 
     Raises:
         ValueError: the vector declares no autoreset mode, or it resets MuJoCo simulations in the same step, which
             hides that they diverged.
     """
 
-    def __init__(self, env: VectorEnv) -> None:
+    def __init__(self, env: VectorEnv, worker_timeout: float = WORKER_TIMEOUT) -> None:
         self.env, self.num_envs = env, env.num_envs
+        if isinstance(env.unwrapped, AsyncVectorEnv):
+            guard(env.unwrapped, worker_timeout)
         mode = (env.metadata or {}).get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
             raise ValueError(
@@ -187,8 +197,8 @@ class Vector:
                 watch.started()
 
 
-def worlds_of(env: gym.Env | VectorEnv) -> Copies | Vector:
-    """The environments behind `env`.
+def worlds_of(env: gym.Env | VectorEnv, worker_timeout: float = WORKER_TIMEOUT) -> Copies | Vector:
+    """The environments behind `env`; see `Vector` for `worker_timeout`.
 
     Raises:
         ValueError: `env` is neither an environment nor a vector of them, or see `Vector`.
@@ -198,5 +208,5 @@ def worlds_of(env: gym.Env | VectorEnv) -> Copies | Vector:
     if type(env) is SyncVectorEnv:
         return Copies(list(env.envs))
     if isinstance(env, VectorEnv):
-        return Vector(env)
+        return Vector(env, worker_timeout)
     raise ValueError(f"env: expected a gymnasium.Env or a gymnasium.vector.VectorEnv, got {type(env).__name__}")

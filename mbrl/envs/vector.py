@@ -1,5 +1,8 @@
 """Several copies of an environment that step together, in this process or in one process each."""
 
+import faulthandler
+import multiprocessing
+import signal
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -7,6 +10,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from mbrl.divergence import Watched
 from mbrl.envs.make import make_env
+
+_STDERR = 2
 
 
 def make_vector_env(
@@ -32,6 +37,7 @@ def make_vector_env(
 
     Raises:
         ValueError: `num_envs` is below 1, `kind` is unknown, or see `make_env`.
+        RuntimeError: a worker died while it made its environment.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
@@ -43,4 +49,18 @@ def make_vector_env(
 
     if kind == "sync":
         return SyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
-    return AsyncVectorEnv([lambda: Watched(make())] * num_envs, context=context, autoreset_mode=AutoresetMode.DISABLED)
+
+    def make_watched() -> gym.Env:
+        if multiprocessing.parent_process() is not None:
+            faulthandler.enable(_STDERR)  # a crash in native code leaves a traceback,
+            faulthandler.register(signal.SIGUSR1, _STDERR)  # and so does a worker that hangs: see `mbrl.data.workers`
+        return Watched(make())
+
+    others = multiprocessing.active_children()
+    try:
+        return AsyncVectorEnv([make_watched] * num_envs, context=context, autoreset_mode=AutoresetMode.DISABLED)
+    except (EOFError, ConnectionError) as error:
+        for process in set(multiprocessing.active_children()) - set(others):
+            process.kill()
+            process.join()
+        raise RuntimeError(f"env_id: a worker died while it made {env_id!r}; what it printed stands above") from error
