@@ -18,7 +18,7 @@ from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.loop import Counters, Loop
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, due, memory_explained
+from mbrl.pipelines.updates import Updates, due, memory_explained, stacked
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
 
@@ -68,12 +68,17 @@ def train_off_policy(
     with memory_explained({"buffer_size": buffer_bytes(config.buffer_size, *agent.sizes)}):
         buffer = agent.experience(config.buffer_size, config.num_envs)
 
-        def draw(n: int) -> TransitionBatch:
-            g = generator(seed, "batch", 0, n, device=buffer.device)
-            batch = buffer.sample(config.batch_size, generator=g, discount=config.discount, n_step=config.n_step)
-            return TransitionBatch(*(x[None] for x in batch))
+        def draw_block(first: int, count: int) -> TransitionBatch:
+            g = generator(seed, "batch", 0, first, device=buffer.device)
+            rows, n_step = count * config.batch_size, config.n_step
+            return stacked(buffer.sample(rows, generator=g, discount=config.discount, n_step=n_step), count)
 
-        updates = Updates(agent, draw, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates)
+        def draw(n: int) -> TransitionBatch:
+            return TransitionBatch(*(x[0] for x in draw_block(n, 1)))
+
+        updates = Updates(
+            agent, draw, draw_block, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates
+        )
         loop = Loop(
             env,
             config,

@@ -1,7 +1,8 @@
 """The updates of a learner inside a training loop: which are due, how they are run, and what they report.
 
 Update number n draws its batch from a generator seeded (seed, "batch", run, n) and its noise from one seeded
-(seed, "noise", run, n): what it does depends on the state, the buffers and n alone.
+(seed, "noise", run, n): what it does depends on the state, the buffers and n alone. As a CUDA graph, a block of updates
+draws all its batches, and all its noise, from generators seeded with the number of its first.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from mbrl.learners.fast import GraphedUpdates, blocks, check_parity, compiled
 from mbrl.learners.networks import leaves
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import generator
@@ -22,9 +25,10 @@ from mbrl.types import Learner, Metrics, NonFiniteUpdate, TransitionBatch
 Mode = Literal["eager", "compile", "graph"]
 Draw = Callable[[int], TransitionBatch]
 """The batch of update n, [runs, batch_size, ...]."""
-Run = Callable[[Any, int, int], list[Metrics]]
-"""`run(state, first, count)`: `count` updates of `state`, numbered from `first`; the metrics of each."""
-
+DrawBlock = Callable[[int, int], TransitionBatch]
+"""`draw_block(first, count)`: batches of `count` updates numbered from `first`, [count, runs, batch_size, ...]."""
+Run = Callable[[int, int], list[Metrics]]
+"""`run(first, count)`: `count` updates numbered from `first`; the metrics of each."""
 
 _HELP = "Often a smaller learning rate helps, or rewards of the order of 1"
 
@@ -48,26 +52,61 @@ def due(steps: int, num_envs: int, *, after: int, every: int, ratio: float) -> i
     return total - before
 
 
-def runner(mode: Mode, learner: Learner[Any], draw: Draw, *, seed: int, batch_size: int, device: torch.device) -> Run:
-    """What runs updates: eagerly, compiled, or as a captured CUDA graph.
+def stacked(batch: TransitionBatch, count: int) -> TransitionBatch:
+    """Rows [count * batch_size, ...] as batches of `count` updates of one run, [count, 1, batch_size, ...]."""
+    return TransitionBatch(*(x.view(count, 1, -1, *x.shape[1:]) for x in batch))
+
+
+def runner(mode: Mode, agent: Trained, draw: Draw, draw_block: DrawBlock | None, *, seed: int, batch_size: int) -> Run:
+    """What runs an agent's updates: eagerly, compiled, or as captured CUDA graphs.
 
     Raises:
-        ValueError: there is no such way on this device.
+        ValueError: there is no such way on the agent's device, or none that fits how batches are drawn.
     """
-    if mode != "eager":
-        raise ValueError(f"updates: expected 'eager', got {mode!r}")
+    learner, state, device = agent.learner, agent.state, leaves(agent.state)[0].device
+    actor_every = getattr(getattr(learner, "config", None), "actor_every", 1)
 
-    every = getattr(learner, "config", None)
-    actor_every = getattr(every, "actor_every", 1)
+    def update(chosen: Learner[Any], state: Any, n: int, actor: bool) -> Metrics:
+        noise = learner.noise(batch_size, [generator(seed, "noise", 0, n, device=device)])
+        return chosen.update(state, draw(n), noise, actor=actor)[1]
 
-    def run(state: Any, first: int, count: int) -> list[Metrics]:
-        metrics = []
-        for n in range(first, first + count):
-            noise = learner.noise(batch_size, [generator(seed, "noise", 0, n, device=device)])
-            metrics.append(learner.update(state, draw(n), noise, actor=(n + 1) % actor_every == 0)[1])
+    def several(chosen: Learner[Any], first: int, count: int) -> list[Metrics]:
+        return [update(chosen, state, n, (n + 1) % actor_every == 0) for n in range(first, first + count)]
+
+    if mode == "eager":
+        return partial(several, learner)
+    if mode == "compile":
+        fast, unchecked = compiled(learner, device), [True]
+
+        def checked(first: int, count: int) -> list[Metrics]:
+            if unchecked:  # every second update is one of the actor too, however seldom those are in training
+                check_parity(
+                    lambda copy, i: update(learner, copy, first + i, i % 2 == 0),
+                    lambda own, i: update(fast, own, first + i, i % 2 == 0),
+                    state,
+                )
+                unchecked.clear()
+            return several(fast, first, count)
+
+        return checked
+    if mode != "graph":
+        raise ValueError(f"updates: expected 'eager', 'compile' or 'graph', got {mode!r}")
+    graphs = GraphedUpdates(learner, state, seed=seed, actor_every=actor_every)
+    if draw_block is None:
+        raise ValueError(
+            "updates: expected 'eager' or 'compile', as batches here depend on the parameters of the moment, so that "
+            "they can't be drawn for several updates at once, got 'graph'"
+        )
+    draw_several = draw_block
+
+    def replay(first: int, count: int) -> list[Metrics]:
+        metrics: list[Metrics] = []
+        for size in blocks(count):
+            start = first + len(metrics)
+            metrics += graphs.run(draw_several(start, size), start)
         return metrics
 
-    return run
+    return replay
 
 
 class Updates:
@@ -78,6 +117,7 @@ class Updates:
     Args:
         agent: its state is updated in place, and its updates are counted.
         draw: `draw(n)` gives the batch of update n.
+        draw_block: gives the batches of several; None: they can't be drawn at once.
         seed: of the noise.
         batch_size: rows of a batch.
         recorder: is given the batch of an update that is not finite.
@@ -85,13 +125,21 @@ class Updates:
     """
 
     def __init__(
-        self, agent: Trained, draw: Draw, *, seed: int, batch_size: int, recorder: Recorder, mode: Mode = "eager"
+        self,
+        agent: Trained,
+        draw: Draw,
+        draw_block: DrawBlock | None = None,
+        *,
+        seed: int,
+        batch_size: int,
+        recorder: Recorder,
+        mode: Mode = "eager",
     ) -> None:
-        self.agent, self._draw, self._recorder = agent, draw, recorder
+        self.agent, self._draw, self._draw_block, self._recorder = agent, draw, draw_block, recorder
         self._drawn: dict[int, TransitionBatch] = {}
-        device = leaves(agent.state)[0].device
-        self._at_once = device.type == "cpu"
-        self._run = runner(mode, agent.learner, self._remember, seed=seed, batch_size=batch_size, device=device)
+        self._singly = leaves(agent.state)[0].device.type == "cpu" and mode != "graph"
+        block = self._remember_block if draw_block else None
+        self._run = runner(mode, agent, self._remember, block, seed=seed, batch_size=batch_size)
         self._sums: dict[str, list[float]] = {}
         self._steps = 0
 
@@ -103,11 +151,11 @@ class Updates:
                 step, and where the batch is.
         """
         self._steps = steps
-        block = 1 if self._at_once else max(count, 1)
+        block = 1 if self._singly else max(count, 1)
         for _ in range(0, count, block):
             self._drawn.clear()
             first = self.agent.updates
-            self._take(self._run(self.agent.state, first, block), first)
+            self._take(self._run(first, block), first)
             self.agent.updates = first + block
 
     def metrics(self) -> dict[str, float]:
@@ -140,6 +188,12 @@ class Updates:
     def _remember(self, n: int) -> TransitionBatch:
         self._drawn[n] = self._draw(n)
         return self._drawn[n]
+
+    def _remember_block(self, first: int, count: int) -> TransitionBatch:
+        assert self._draw_block is not None
+        drawn = self._draw_block(first, count)
+        self._drawn |= {first + i: TransitionBatch(*(x[i] for x in drawn)) for i in range(count)}
+        return drawn
 
     def _take(self, metrics: list[Metrics], first: int) -> None:
         """Check the metrics of a block of updates, and add them to the means."""

@@ -1,0 +1,279 @@
+"""Compiled and captured updates against eager ones; what can be tried without a GPU of the captured ones is."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mbrl.learners import fast
+from mbrl.learners.behavior_cloning import BehaviorCloningLearner
+from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
+from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
+from mbrl.learners.dqn import DQNConfig, DQNLearner
+from mbrl.learners.fast import GraphedUpdates, ParityError, blocks, check_parity, compiled, unpack
+from mbrl.learners.networks import polyak_update
+from mbrl.learners.sac import DROQ, REDQ, SACConfig, SACLearner
+from mbrl.learners.td3 import TD3Config, TD3Learner
+from mbrl.seeding import generator
+from mbrl.types import TransitionBatch
+from planners.rows import leaves, map_rows
+
+OBS, ACT, ROWS = 3, 2, 16
+BOUNDS = (OBS, (-2.0,) * ACT, (1.0,) * ACT)
+LEARNERS = {
+    "sac": (SACLearner, SACConfig(), BOUNDS),
+    "redq": (SACLearner, REDQ, BOUNDS),
+    "droq": (SACLearner, DROQ, BOUNDS),
+    "td3": (TD3Learner, TD3Config(), BOUNDS),
+    "ddpg": (DDPGLearner, DDPGConfig(), BOUNDS),
+    "dqn": (DQNLearner, DQNConfig(), (OBS, ACT)),
+    "discrete_sac": (DiscreteSACLearner, DiscreteSACConfig(), (OBS, ACT)),
+}
+EACH = pytest.mark.parametrize("kind", LEARNERS)
+
+
+def learner(kind="sac", dtype=torch.float64, **settings):
+    made, config, arguments = LEARNERS[kind]
+    return made(*arguments, replace(config, hidden=(16, 16), **settings), dtype)
+
+
+def state_of(made, seed=0):
+    return made.init([generator(seed, "init")])
+
+
+def batch_of(made, n, runs=1):
+    g = generator(1, "batch", n)
+    obs, next_obs = torch.randn(2, runs, ROWS, OBS, generator=g, dtype=made.dtype)
+    reward = torch.randn(runs, ROWS, generator=g, dtype=made.dtype)
+    if hasattr(made, "actions"):
+        action = torch.randint(ACT, (runs, ROWS), generator=g)
+    else:
+        action = -2 + 3 * torch.rand(runs, ROWS, ACT, generator=g, dtype=made.dtype)
+    ended = torch.rand(runs, ROWS, generator=g) < 0.2
+    discount = (0.99 * ~ended).to(made.dtype)
+    return TransitionBatch(obs, action, reward, next_obs, ended, ended, discount, torch.full_like(reward, torch.nan))
+
+
+def updates_of(made):
+    """`update(state, i)`: update number i, every second one of the actor too."""
+
+    def update(state, i):
+        return made.update(state, batch_of(made, i), made.noise(ROWS, [generator(1, "noise", i)]), actor=i % 2 == 0)[1]
+
+    return update
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Traces run as they are, without the compiler, which takes seconds for each."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+
+
+@EACH
+def test_traced_updates_are_the_eager_ones(kind, traced):
+    made, count = learner(kind), 200 if kind == "sac" else 20
+    quick = updates_of(compiled(made))
+    check_parity(updates_of(made), quick, state_of(made), updates=count, together=False, tolerance=1e-9)
+    metrics = [updates_of(made)(state_of(made), 0), quick(state_of(made), 0)]
+    assert list(metrics[0]) == list(metrics[1])
+    torch.testing.assert_close(*metrics, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_updates_are_the_eager_ones():
+    made = learner("dqn", torch.float32)  # one function to compile: some seconds
+    assert check_parity(updates_of(made), updates_of(compiled(made)), state_of(made)) < 1e-6
+
+
+def test_batches_of_another_size_are_traced_anew(traced):
+    made = learner()
+    quick = compiled(made)
+    state, noise = state_of(made), made.noise(ROWS // 2, [generator(0)])
+    quick.update(state, batch_of(made, 0), made.noise(ROWS, [generator(0)]))
+    half = TransitionBatch(*(x[:, : ROWS // 2] for x in batch_of(made, 0)))
+    got, expected = (each.critic_gradients(state, half, noise)[0] for each in (quick, made))
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_parity_leaves_the_state_as_it_was():
+    made = learner()
+    state = state_of(made)
+    before = map_rows(torch.clone, state)
+    assert check_parity(updates_of(made), updates_of(made), state) == 0
+    assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(before), strict=True))
+
+
+def flipped_polyak(made):
+    def update(state, i):
+        updates_of(made)(state, i)
+        polyak_update(state.critics, state.targets, 0.001)
+
+    return update
+
+
+def skipping_the_actor(made):
+    return lambda state, i: made.update(
+        state, batch_of(made, i), made.noise(ROWS, [generator(1, "noise", i)]), actor=False
+    )
+
+
+def with_other_noise(made):
+    return lambda state, i: made.update(
+        state, batch_of(made, i), made.noise(ROWS, [generator(2, "noise", i)]), actor=i % 2 == 0
+    )
+
+
+def not_a_number(made):
+    def update(state, i):
+        updates_of(made)(state, i)
+        state.log_temperature.fill_(torch.nan)
+
+    return update
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("planted", [flipped_polyak, skipping_the_actor, with_other_noise, not_a_number])
+def test_parity_finds_planted_errors(planted, dtype):
+    made = learner(dtype=dtype)
+    state = state_of(made)
+    before = map_rows(torch.clone, state)
+    with pytest.raises(ParityError, match="updates: the fast way differs"):
+        check_parity(updates_of(made), planted(made), state)
+    assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(before), strict=True))
+
+
+def test_a_few_updates_may_round_across_a_kink():
+    made = learner(dtype=torch.float32)
+
+    def rounding(state, i):
+        updates_of(made)(state, i)
+        if i in (3, 7):
+            state.actor[0][0].add_(1e-4)
+
+    assert check_parity(updates_of(made), rounding, state_of(made)) < 1e-6
+    with pytest.raises(ParityError):
+        check_parity(updates_of(made), rounding, state_of(made), together=False)
+
+
+def test_what_can_not_be_compiled_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="updates: expected 'eager', as BehaviorCloningLearner"):
+        compiled(BehaviorCloningLearner(*BOUNDS))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, and there is no no-such-compiler here"):
+        compiled(learner())
+    monkeypatch.setattr(fast, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs triton"):
+        compiled(learner(), "cuda")
+
+
+def test_graphs_need_a_cuda_device():
+    made = learner()
+    with pytest.raises(ValueError, match="updates: expected 'eager' or 'compile' on cpu, got 'graph'"):
+        GraphedUpdates(made, state_of(made), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, []), (1, [1]), (39, [39]), (40, [40]), (41, [40, 1]), (100, [40, 40, 20])]
+)
+def test_blocks(count, expected):
+    assert blocks(count) == expected
+
+
+def test_metrics_come_back_by_update_and_run():
+    names = [["loss"], ["loss", "actor"]]
+    metrics = unpack(names, torch.arange(6.0))
+    assert [{name: value.tolist() for name, value in one.items()} for one in metrics] == [
+        {"loss": [0.0, 1.0]},
+        {"loss": [2.0, 3.0], "actor": [4.0, 5.0]},
+    ]
+
+
+def recorded(captures):
+    """In place of a CUDA graph: what runs the body anew, into the same memory, and counts captures."""
+
+    def capture(body, warm_up, generator):
+        captures.append(generator)
+        warm_up()
+        memory = []
+
+        def replay():
+            values = body()
+            memory[:] = memory or [torch.empty_like(values)]
+            return memory[0].copy_(values)
+
+        return replay
+
+    return capture
+
+
+def stacked(made, first, count, runs=1):
+    each = [batch_of(made, n, runs) for n in range(first, first + count)]
+    return TransitionBatch(*(torch.stack(column) for column in zip(*each, strict=True)))
+
+
+@EACH
+def test_blocks_are_the_eager_updates_from_the_first_on(kind):
+    """Blocks of any size: their noise follows from their first update, and metrics come back for each."""
+    made = learner(kind)
+    state, plain, captures = state_of(made), state_of(made), []
+    graphs = GraphedUpdates(made, state, seed=7, actor_every=2, capture=recorded(captures))
+    first = 0
+    for count in (4, 4, 3, 3):
+        metrics = graphs.run(stacked(made, first, count), first)
+        g, expected = generator(7, "graph", first), []
+        for n in range(first, first + count):
+            expected.append(made.update(plain, batch_of(made, n), made.noise(ROWS, [g]), actor=n % 2 == 1)[1])
+        torch.testing.assert_close(metrics, expected, rtol=0, atol=0, check_dtype=False)
+        assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(plain), strict=True))
+        first += count
+    assert len(captures) == 3  # of 4 updates from an even number on, and of 3 from an even and from an odd one
+
+
+def test_metrics_of_a_block_outlive_the_next():
+    made = learner()
+    graphs = GraphedUpdates(made, state_of(made), seed=0, capture=recorded([]))
+    kept = graphs.run(stacked(made, 0, 2), 0)
+    before = [map_rows(torch.clone, tuple(one.values())) for one in kept]
+    graphs.run(stacked(made, 2, 2), 2)
+    assert [tuple(one.values()) for one in kept] == before
+
+
+def test_several_runs_share_a_block():
+    made = learner("td3")
+    state = made.init([generator(0, "init", run) for run in (0, 1)])
+    metrics = GraphedUpdates(made, state, seed=0, capture=recorded([])).run(stacked(made, 0, 2, runs=2), 0)
+    assert [value.shape for one in metrics for value in one.values()] == [(2,)] * 6
+
+
+def test_a_graph_that_does_something_else_is_refused():
+    made = learner()
+
+    def broken(body, warm_up, generator):
+        def replay():
+            generator.manual_seed(0)  # the same noise in every replay
+            return body()
+
+        return replay
+
+    with pytest.raises(ParityError):
+        GraphedUpdates(made, state_of(made), seed=0, capture=broken).run(stacked(made, 0, 2), 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device, and there is none here")
+@EACH
+def test_graphs_on_the_device(kind):
+    made = learner(kind, torch.float32)
+    state = made.init([generator(0, "init", device="cuda")])
+    plain = map_rows(torch.clone, state)
+    graphs, first = GraphedUpdates(made, state, seed=7, actor_every=2), 0
+    for count in (4, 4, 3):
+        batches = map_rows(lambda x: x.cuda(), stacked(made, first, count))
+        graphs.run(batches, first)  # which checks itself against eager updates
+        g = generator(7, "graph", first, device="cuda")
+        for i in range(count):
+            batch = TransitionBatch(*(x[i] for x in batches))
+            made.update(plain, batch, made.noise(ROWS, [g]), actor=(first + i) % 2 == 1)
+        first += count
+    torch.testing.assert_close(leaves(state), leaves(plain), rtol=1e-4, atol=1e-5)
