@@ -26,7 +26,7 @@ from mbrl.pipelines.learned_model import LearnedModel, ModelRows
 from mbrl.pipelines.loop import Counters, Loop, valid_rows
 from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, due, memory_explained
+from mbrl.pipelines.updates import Updates, due, memory_explained, stacked
 from mbrl.pipelines.value_expansion import expand
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
@@ -94,7 +94,13 @@ def train_mbpo(
         real = agent.experience(config.buffer_size, config.num_envs)
         imagined = _Imagined(agent, model, real, config, seed)
         updates = Updates(
-            agent, imagined.draw, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates
+            agent,
+            imagined.draw,
+            imagined.draw_block if config.targets == "td" else None,  # expanded ones depend on the parameters
+            seed=seed,
+            batch_size=config.batch_size,
+            recorder=recorder,
+            mode=config.updates,
         )
         loop = Loop(
             env,
@@ -179,25 +185,34 @@ class _Imagined:
             for i in range(min(count.fits, _kept(self.config))):
                 self.renew(count, "refill", i)
 
-    def draw(self, n: int) -> TransitionBatch:
-        """The batch of update n, [1, batch_size, ...]: real rows by count, the rest of the model, and their targets."""
-        config, device = self.config, self.agent.device
-        g = generator(self.seed, "batch", 0, n, device=device)
+    def draw_block(self, first: int, count: int) -> TransitionBatch:
+        """Batches of `count` updates numbered from `first`, [count, 1, batch_size, ...]: real rows by count in each."""
+        config = self.config
+        g = generator(self.seed, "batch", 0, first, device=self.agent.device)
         counts = [(self.real, config.real_rows), (self.rows.buffer, config.batch_size - config.real_rows)]
-        parts = [b.sample(rows, generator=g, discount=config.discount) for b, rows in counts if b is not None and rows]
-        batch = TransitionBatch(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-        if config.targets != "td":
-            batch = expand(
-                batch,
-                self.agent.learner,
-                self.agent.state,
-                self.model.dynamics,
-                kind=config.targets,
-                horizon=config.expansion_horizon,
-                discount=config.discount,
-                generator=generator(self.seed, "expand", 0, n, device=device),
-            )
-        return TransitionBatch(*(x[None] for x in batch))
+        parts = [
+            stacked(buffer.sample(count * rows, generator=g, discount=config.discount), count)
+            for buffer, rows in counts
+            if buffer is not None and rows
+        ]
+        return TransitionBatch(*(torch.cat(columns, 2) for columns in zip(*parts, strict=True)))
+
+    def draw(self, n: int) -> TransitionBatch:
+        """The batch of update n, [1, batch_size, ...], with its targets where those are expanded."""
+        config, batch = self.config, self.draw_block(n, 1)
+        if config.targets == "td":
+            return TransitionBatch(*(x[0] for x in batch))
+        expanded = expand(
+            TransitionBatch(*(x[0, 0] for x in batch)),
+            self.agent.learner,
+            self.agent.state,
+            self.model.dynamics,
+            kind=config.targets,
+            horizon=config.expansion_horizon,
+            discount=config.discount,
+            generator=generator(self.seed, "expand", 0, n, device=self.agent.device),
+        )
+        return TransitionBatch(*(x[None] for x in expanded))
 
 
 def _kept(config: MBPOConfig) -> int:
