@@ -1,10 +1,12 @@
 """Row sac_update: one update of SAC, batch 256, 2 x 256, 17 observations, 6 actions, in seconds.
 
 All that a training loop does for an update counts: the draw from a buffer of 100,000 transitions, the noise, actor,
-critics, temperature and targets, and reading the metrics. The peer is stable-baselines3's `SAC.train` on its own
-buffer; the floor is the matrix products alone, into memory that is already there.
+critics, temperature and targets, and reading the metrics. The figure is that of eager updates; compiled ones stand
+beside it. The peer is stable-baselines3's `SAC.train` on its own buffer; the floor is the matrix products alone, into
+memory that is already there.
 """
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +21,7 @@ from benchmarks.harness import CORE_SHARE, alternate, timed
 from benchmarks.report import compare
 from benchmarks.workload import ACT, OBS, transitions
 from mbrl.data.buffer import ReplayBuffer
+from mbrl.learners.fast import compiled as compile_learner
 from mbrl.learners.networks import MLP
 from mbrl.learners.sac import SACLearner, SACState
 from mbrl.pipelines.recorder import NullRecorder
@@ -33,9 +36,19 @@ LOW, HIGH = (-1.0,) * ACT, (1.0,) * ACT
 
 def run(*, rounds: int, small: bool) -> dict[str, Any]:
     """Measure the row; `small`: a few updates, to see that it runs."""
-    checks = {"float64_200_updates": agree(torch.float64, 200), "float32_20_updates": agree(torch.float32, 20)}
+    checks: dict[str, float] = {}
+    for fast in (False, True):
+        name = "_compiled" if fast else ""
+        checks |= {
+            f"float64_200_updates{name}": agree(torch.float64, 200, fast),
+            f"float32_20_updates{name}": agree(torch.float32, 20, fast),
+        }
     count = 2 if small else 20
-    ours, peer, floor = updates(transitions(CAPACITY)), sb3(transitions(CAPACITY)), Products()
+    data = transitions(CAPACITY)
+    ours, compiled, peer, floor = updates(data), updates(data, "compile"), sb3(data), Products()
+    began = time.perf_counter()
+    compiled.run(1, 0)
+    compile_seconds = time.perf_counter() - began
 
     def products() -> None:
         for _ in range(count):
@@ -43,11 +56,12 @@ def run(*, rounds: int, small: bool) -> dict[str, Any]:
 
     contestants = {
         "ours": timed(lambda: ours.run(count, 0)),
+        "compiled": timed(lambda: compiled.run(count, 0)),
         "peer": timed(lambda: peer.train(gradient_steps=count, batch_size=BATCH)),
         "floor": timed(products),
     }
     readings = alternate(contestants, rounds=rounds, core_share=0.0 if small else CORE_SHARE)
-    return compare(
+    record = compare(
         "sac_update",
         readings,
         unit="ms/update",
@@ -56,9 +70,17 @@ def run(*, rounds: int, small: bool) -> dict[str, Any]:
         peer_versions={"stable-baselines3": stable_baselines3.__version__},
         notes={
             "updates_per_second": round(count / readings.wall("ours").median, 1),
+            "compiled_updates_per_second": round(count / readings.wall("compiled").median, 1),
+            "compiled_times_peer": readings.ratio("peer", "compiled")._asdict(),
+            "compiled_times_ours": readings.ratio("ours", "compiled")._asdict(),
+            "compile_seconds": round(compile_seconds, 1),
             "largest_difference_from_plain": checks,
         },
     )
+    peers, gain = readings.ratio("peer", "compiled"), readings.ratio("ours", "compiled")
+    figure = f"{readings.wall('compiled').median * 1e3 / count:.4g} ms/update; the first took {compile_seconds:.0f} s"
+    print(f"  compiled: {figure}; ratio to peer {peers.median:.3g}, to eager {gain.median:.3g}")
+    return record
 
 
 def updates(data: TransitionBatch, mode: Mode = "eager") -> Updates:
@@ -126,8 +148,10 @@ def _factors(first: tuple[int, ...], second: tuple[int, ...], transposed: str = 
     return (a.mT if transposed == "first" else a), (b.mT if transposed == "second" else b)
 
 
-def agree(dtype: torch.dtype, count: int) -> float:
+def agree(dtype: torch.dtype, count: int, fast: bool = False) -> float:
     """Make updates with `SACLearner`, and the same with plain modules and torch's Adam, from the same numbers.
+
+    With `fast`, the learner's are compiled.
 
     Returns the largest difference of a parameter of actor, critics, targets or temperature.
 
@@ -135,6 +159,7 @@ def agree(dtype: torch.dtype, count: int) -> float:
         RuntimeError: it is more than rounding explains.
     """
     learner = SACLearner(OBS, LOW, HIGH, dtype=dtype)
+    quick = compile_learner(learner) if fast else learner
     state = learner.init([generator(0, "init")])
     plain, data = _PlainSAC(state), transitions(10_000)
     for n in range(count):
@@ -143,7 +168,7 @@ def agree(dtype: torch.dtype, count: int) -> float:
             *(x[rows][None].to(dtype) if x.dtype.is_floating_point else x[rows][None] for x in data)
         )
         noise = learner.noise(BATCH, [generator(0, "noise", n)])
-        learner.update(state, batch, noise)
+        quick.update(state, batch, noise)
         plain.update(TransitionBatch(*(x[0] for x in batch)), noise.action[0], noise.next_action[0])
     worst = plain.difference(state)
     if not worst < (1e-7 if dtype == torch.float64 else 1e-4):
