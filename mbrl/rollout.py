@@ -31,8 +31,9 @@ class Rollout(NamedTuple):
     """Which are transitions: the episode had not ended before, and the model returned finite numbers."""
 
     def transitions(self) -> TransitionBatch:
-        """The transitions alone, [n, ...], in order of time: for `ReplayBuffer.extend_rows`."""
-        return TransitionBatch(*(x[self.alive] for x in self.batch))
+        """The transitions alone, [n, ...], in order of time: for `ReplayBuffer.extend_rows`. Asks a GPU once."""
+        kept = self.alive.flatten().nonzero()[:, 0]
+        return TransitionBatch(*(x.flatten(0, 1).index_select(0, kept) for x in self.batch))
 
     def merged(self, discount: float) -> tuple[TransitionBatch, Bool[Tensor, "rows"]]:
         """Each row's steps as one transition, [rows, ...], and which rows have one.
