@@ -174,7 +174,7 @@ _SMALL = MBPOConfig(
 
 PRESETS: dict[str, dict[str, MBPOPreset]] = {
     "InvertedPendulum-v5": {
-        "small": MBPOPreset(_SMALL, SACConfig(lr=1e-3, target_entropy=-0.05), {}),
+        "small": MBPOPreset(_SMALL, SACConfig(hidden=(128, 128), lr=1e-3, tau=0.02), {}),
         "paper": MBPOPreset(_SHORT, SACConfig(target_entropy=-0.05), {}),
     },
     "InvertedDoublePendulum-v5": {"paper": MBPOPreset(_SHORT, SACConfig(target_entropy=-0.05), {})},
