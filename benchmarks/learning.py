@@ -40,7 +40,9 @@ EXPERIMENTS = {
     "sac@Pendulum-v1": Experiment("sac", "Pendulum-v1", {**_PENDULUM, "initial_steps": 100}, {"lr": 1e-3}),
     "td3@Pendulum-v1": Experiment("td3", "Pendulum-v1", _PENDULUM),
     "ddpg@Pendulum-v1": Experiment("ddpg", "Pendulum-v1", _PENDULUM),
-    "mbpo-cpu@Hopper-v5": Experiment("mbpo", "Hopper-v5", {"total_timesteps": 15_000, "model_max_steps": 500}),
+    "mbpo-cpu@Hopper-v5": Experiment(
+        "mbpo", "Hopper-v5", {"total_timesteps": 15_000, "model_max_steps": 500, "update_ratio": 10}
+    ),
     # For a GPU, in pieces of ten minutes: --minutes 10, again and again.
     "mbpo@Hopper-v5": Experiment("mbpo", "Hopper-v5", _GPU),
     "mbpo@HalfCheetah-v5": Experiment("mbpo", "HalfCheetah-v5", {**_GPU, "total_timesteps": 50_000}),
