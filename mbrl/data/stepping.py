@@ -158,8 +158,9 @@ class Vector:
         diverged = np.zeros(self.num_envs, dtype=bool)
         for i, watch in enumerate(self.watches):
             diverged[i] = executed[i] and watch.diverged()
-        if DIVERGED in info:
-            diverged |= executed & np.asarray(info[DIVERGED], dtype=bool)
+        for told in (info, info.get("final_info", {})):  # the latter where the vector reset in the same step
+            if DIVERGED in told:
+                diverged |= executed & np.asarray(told[DIVERGED], dtype=bool)
         next_obs = self._obs.copy()
         if self.mode is AutoresetMode.SAME_STEP:
             for i in (terminated | truncated).nonzero()[0]:

@@ -14,6 +14,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from mbrl.data.collect import Collector
 from mbrl.data.workers import WorkerError, guard
+from mbrl.divergence import Watched
 from mbrl.envs import make_vector_env
 
 
@@ -161,6 +162,17 @@ def test_a_simulation_that_diverges_in_a_worker_is_noticed(tmp_path, monkeypatch
         collected = collector.step(np.zeros((2, 6)))
         assert collected.valid.tolist() == [tick != 1] * 2
     assert collector.diverged == 2
+    env.close()
+
+
+def test_a_divergence_that_a_reset_in_the_same_step_follows_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    makes = [lambda: Watched(gym.make("HalfCheetah-v5", max_episode_steps=1))] * 2
+    env = AsyncVectorEnv(makes, autoreset_mode=AutoresetMode.SAME_STEP)
+    collector = Collector(env, seed=0)
+    env.call("set_state", np.zeros(9), np.full(9, 1e30))
+    assert collector.step(np.zeros((2, 6))).valid.tolist() == [False, False]
+    assert collector.step(np.zeros((2, 6))).valid.tolist() == [True, True]
     env.close()
 
 
