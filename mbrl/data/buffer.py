@@ -221,11 +221,15 @@ class ReplayBuffer:
         return split_episodes(self.episode_ids(), fraction, generator=generator)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that a continuation needs; only the slots in use."""
+        """Everything that a continuation needs; only the slots in use.
+
+        The tensors share the buffer's memory, as a copy of a full buffer may not fit beside it: clone what is to stay
+        as it is while the buffer goes on.
+        """
         return {
-            "transitions": self._store[: self._filled].clone(),
-            "episode": self._episode[: self._filled].clone(),
-            "current": self._current.clone(),
+            "transitions": self._store[: self._filled],
+            "episode": self._episode[: self._filled],
+            "current": self._current,
             "cursor": torch.tensor([self._slots, self._head, self._filled, self._holes, self._next_episode]),
         }
 
