@@ -40,6 +40,14 @@ EXPERIMENTS = {
     "sac@Pendulum-v1": Experiment("sac", "Pendulum-v1", {**_PENDULUM, "initial_steps": 100}, {"lr": 1e-3}),
     "td3@Pendulum-v1": Experiment("td3", "Pendulum-v1", _PENDULUM),
     "ddpg@Pendulum-v1": Experiment("ddpg", "Pendulum-v1", _PENDULUM),
+    "mbpo@InvertedPendulum-v5": Experiment("mbpo", "InvertedPendulum-v5", preset="small"),
+    # The same learner, batches and updates per step, without the model.
+    "sac-ratio10@InvertedPendulum-v5": Experiment(
+        "sac",
+        "InvertedPendulum-v5",
+        {"total_timesteps": 2_500, "initial_steps": 250, "update_ratio": 10, "batch_size": 128, "eval_every": 250},
+        {"hidden": (128, 128), "lr": 1e-3, "tau": 0.02},
+    ),
     "mbpo-cpu@Hopper-v5": Experiment(
         "mbpo", "Hopper-v5", {"total_timesteps": 15_000, "model_max_steps": 500, "update_ratio": 10}
     ),

@@ -94,6 +94,21 @@ def draw(task: str, curves: dict[str, Curve]) -> Path:
     return path
 
 
+def agreement(one: Curve, other: Curve) -> str:
+    """At how many of the common steps each mean lies within the other's interval, and at which it does not."""
+    common = np.intersect1d(one.steps, other.steps)
+    apart = []
+    for step in common:
+        means, intervals = [], []
+        for curve in (one, other):
+            at = int(np.flatnonzero(curve.steps == step)[0])
+            means.append(curve.returns[:, at].mean())
+            intervals.append([end[at] for end in curve.interval])
+        if not all(low <= mean <= high for mean, (low, high) in zip(means, reversed(intervals), strict=True)):
+            apart.append(int(step))
+    return f"{len(common) - len(apart)} of {len(common)} steps, not at {apart}"
+
+
 def main() -> int:
     tasks: dict[str, dict[str, Curve]] = defaultdict(dict)
     for (experiment, library), curve in sorted(read().items()):
@@ -103,6 +118,9 @@ def main() -> int:
         print(f"\n## {task}\n{table(curves)}\npicture: {draw(task, curves)}")
         for label, curve in curves.items():
             print(f"{label}: seeds {curve.seeds}, CPU seconds a seed {[round(s) for s in curve.seconds]}")
+            for peer, theirs in curves.items():
+                if peer.startswith(f"{label} ("):
+                    print(f"{label} and {peer}: each mean within the other's interval at {agreement(curve, theirs)}")
     return 0
 
 
