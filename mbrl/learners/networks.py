@@ -117,8 +117,8 @@ def mlp(
 class _ReluNetwork(torch.autograd.Function):
     """A whole network of ReLU layers as one node of the graph of gradients.
 
-    Its own backward pass makes only the products that are asked for, in the order that they need, and works in place:
-    an update of SAC on one CPU core takes a sixth less time than with one node an operation.
+    Its own backward pass makes only the products that are asked for: with one node an operation an update of SAC takes
+    1.08 times as long on one CPU core.
     """
 
     @staticmethod
@@ -147,14 +147,14 @@ class _ReluNetwork(torch.autograd.Function):
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight + bias of the last layer. Batched products with one column take ten times what they must on the CPU."""
+    """x weight + bias of the last layer. With one column a batched product takes four times as long on the CPU."""
     if weight.shape[-1] > 1:
         return torch.baddbmm(bias, x, weight)
     return torch.linalg.vecdot(x, weight.mT)[..., None] + bias
 
 
 def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """x^T grad, by the fast way where `grad` has one column."""
+    """x^T grad; where `grad` has one column, the product that has one row takes a tenth of the time on the CPU."""
     return torch.bmm(grad.mT, x).mT if grad.shape[-1] == 1 else torch.bmm(x.mT, grad)
 
 
