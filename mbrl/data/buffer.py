@@ -15,6 +15,8 @@ from mbrl.data.holdout import split_episodes
 from mbrl.types import TransitionBatch
 
 _HOLE = -1
+PACKED = 65_536
+"""Unordered rows that are brought into the buffer's form at once: in it they take as much memory again."""
 _FIELDS = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "log_prob")
 
 
@@ -142,7 +144,9 @@ class ReplayBuffer:
         if self._holes and evicted:
             oldest = (self._head - self._filled + torch.arange(evicted, device=self.device)) % self._slots
             self._holes -= int((self._episode[oldest, 0] == _HOLE).sum())
-        self._store[slots, 0] = self._pack(batch)[rows - kept :].to(self._store)
+        columns = [x[rows - kept :].split(PACKED) for x in batch]
+        for at, *part in zip(slots.split(PACKED), *columns, strict=True):
+            self._store[at, 0] = self._pack(TransitionBatch(*part)).to(self._store)
         # One id is left out so that the episode under way does not go on behind these rows.
         first = self._next_episode
         self._episode[slots, 0] = torch.arange(first, first + kept, device=self.device)

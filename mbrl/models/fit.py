@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 IMPROVEMENT = 0.01
 """A member has improved where its holdout error fell by more than this share."""
+SCORED = 1024
+"""Rows of a holdout that are scored at once."""
 MAX_EPOCHS = 1000
 """Where early stopping decides, an end that it is not meant to reach."""
 
@@ -208,9 +210,12 @@ class _Scorer:
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters) -> Float[Tensor, "members"]:
-        x, y = self._held
-        mean, _ = forward(parameters, x.expand(len(parameters.max_logvar), -1, -1), self._activation)
-        return (mean - y).square().mean((1, 2))
+        total = torch.zeros_like(parameters.max_logvar[:, 0, 0])
+        # In parts: the hidden layers of a whole holdout take more memory than most models, and leave the cache.
+        for x, y in zip(self._held.x.split(SCORED), self._held.y.split(SCORED), strict=True):
+            mean, _ = forward(parameters, x.expand(len(total), -1, -1), self._activation)
+            total += (mean - y).square().sum((1, 2))
+        return total / self._held.y.numel()
 
 
 def _gather(data: Rows, index: Int[Tensor, "members rows"]) -> tuple[Tensor, Tensor]:
