@@ -121,7 +121,7 @@ def train_dyna(
             model.verify(valid_rows(loop.step(action)))
             agent.steps = count.steps
 
-            if config.planning_updates and count.steps >= config.initial_steps + count.fits * config.model_every:
+            if config.planning_updates and model.is_due(count, config.initial_steps, config.num_envs):
                 loop.log(model.renew(real, count))
             real_updates = due(
                 count.steps,

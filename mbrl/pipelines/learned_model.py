@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, Protocol
 
@@ -153,6 +153,11 @@ class LearnedModel:
         """
         verify(self._verified, rows)
 
+    def is_due(self, count: Counters, initial_steps: int, num_envs: int) -> bool:
+        """Whether a fit follows the last real step: after `initial_steps`, or at once where there was none yet."""
+        since, every = count.steps - initial_steps, self.config.model_every
+        return since >= 0 and (count.fits == 0 or since // every > (since - num_envs) // every)
+
     def renew(self, buffer: ReplayBuffer, count: Counters) -> dict[str, float]:
         """Score the model on the real steps since its last fit, fit it to everything, and count that; what to log."""
         started = time.perf_counter()
@@ -236,40 +241,6 @@ class LearnedModel:
         self.ensemble.load_state_dict(part(state, "ensemble"))
         if self._learned_ends is not None:
             self._learned_ends.load_state_dict(part(state, "ends"))
-
-
-class ModelRows:
-    """A buffer of model rows whose size may change: the newest rows stay.
-
-    Args:
-        make: makes an empty buffer of a capacity.
-        stored: whether `state_dict` holds the rows.
-    """
-
-    def __init__(self, make: Callable[[int], ReplayBuffer], *, stored: bool) -> None:
-        self._make, self._stored = make, stored
-        self.buffer: ReplayBuffer | None = None
-
-    def extend(self, rows: TransitionBatch, capacity: int) -> None:
-        """Add rows to a buffer of this capacity."""
-        if self.buffer is None or self.buffer.capacity != capacity:
-            old, self.buffer = self.buffer, self._make(capacity)
-            if old is not None and len(old):
-                self.buffer.extend_rows(old.all())
-        self.buffer.extend_rows(rows)
-
-    def __len__(self) -> int:
-        return 0 if self.buffer is None else len(self.buffer)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The rows, where they are to be stored."""
-        return self.buffer.state_dict() if self._stored and self.buffer is not None else {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned; nothing, where the rows were not stored."""
-        if state:
-            self.buffer = self._make(int(state["cursor"][0]))
-            self.buffer.load_state_dict(state)
 
 
 def _task_reward(known: Task | None, config: ModelSettings) -> Reward | None:

@@ -22,9 +22,10 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import Agent, check_match
-from mbrl.pipelines.learned_model import LearnedModel, ModelRows
+from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.loop import Counters, Loop, valid_rows
 from mbrl.pipelines.mbpo_config import MBPOConfig
+from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.recorder import NullRecorder, Recorder
 from mbrl.pipelines.updates import Updates, due, memory_explained, stacked
 from mbrl.pipelines.value_expansion import expand
@@ -128,7 +129,7 @@ def train_mbpo(
             model.verify(valid_rows(loop.step(action)))
             agent.steps = count.steps
 
-            if count.steps >= config.initial_steps + count.fits * config.model_every:
+            if model.is_due(count, config.initial_steps, config.num_envs):
                 loop.log(model.renew(real, count))
                 loop.log(imagined.renew(count))
             updates.run(

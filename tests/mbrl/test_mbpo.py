@@ -13,10 +13,11 @@ from torch import Tensor
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.learners.networks import leaves
 from mbrl.pipelines.agents import SAC
-from mbrl.pipelines.learned_model import LearnedModel, ModelRows
+from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.loop import Counters
 from mbrl.pipelines.mbpo import MBPOResult, _Imagined, train_mbpo
 from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
+from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.schedules import Ramp
 
 TINY = MBPOConfig(
@@ -205,6 +206,16 @@ def test_model_rows_keep_the_newest_as_their_buffer_grows() -> None:
     again.load_state_dict(rows.state_dict())
     assert again.buffer is not None
     assert again.buffer.all().reward.tolist() == [0, 1, 2, 3]
+
+
+def test_an_agent_that_was_trained_before_goes_on_without_a_rush_of_fits() -> None:
+    env, memory = gym.make("InvertedPendulum-v5"), Memory()
+    agent = make_agent(env)
+    train_mbpo(env, agent, TINY, seed=5)
+    train_mbpo(env, agent, replace(TINY, total_timesteps=145), seed=6, recorder=memory)
+    fits = [row["time/total_timesteps"] for row in memory.rows if "model/holdout_mse" in row]
+    assert fits == [101, 120, 140]
+    assert (agent.steps, agent.updates) == (145, 105)
 
 
 @pytest.mark.parametrize("changed", [{"targets": "mve"}, {"elite_sampling": "ts1"}, {"real_fraction": 1.0}])
