@@ -55,7 +55,8 @@ class RunRecorder:
 
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         path = self.run.path / f"{name}.safetensors"
-        safetensors.torch.save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, path)
+        owned = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        safetensors.torch.save_file(owned, path)
         return path
 
     def __enter__(self) -> "RunRecorder":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 from mbrl.cli import main
 from mbrl.experiments import runs
@@ -150,6 +151,18 @@ def test_other_settings_are_shown_and_refused(trained: Any, tmp_path: Path, caps
     (change,) = opened.header["changes"]
     assert change["config"]["learner"]["lr"] == 1e-3
     assert main(["resume", str(run)]) == 0  # the new settings are the run's now
+
+
+def test_an_update_that_is_not_finite_leaves_its_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command("sac", tmp_path), "--lr", "1e30"]) == 2
+    (run,) = tmp_path.iterdir()
+    (batch,) = run.glob("not-finite-update-*.safetensors")
+    error = capsys.readouterr().err
+    assert "expected a finite number, got" in error
+    assert f"its batch is in {batch}" in error
+    stored = safetensors.torch.load_file(batch)
+    assert list(stored["next_obs"].shape) == [1, 8, 3]
+    assert load_checkpoint(run)[1]["counters"]["steps"] == 20
 
 
 def test_settings_are_read_back_as_they_were(trained: Any) -> None:

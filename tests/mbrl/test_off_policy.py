@@ -109,6 +109,9 @@ def test_the_seed_decides_everything_and_updates_are_counted(algorithm: str) -> 
         assert torch.equal(a, b)
     assert one.policy.updates == one.steps - TINY.initial_steps == 40
     assert len(one.buffer) == TINY.buffer_size
+    actions = one.buffer.all().action
+    if actions.is_floating_point():
+        assert len(actions.unique()) == len(actions)  # a draw of its own for every step
 
 
 @ALL
@@ -258,6 +261,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_that_update() -> None:
     with pytest.raises(NonFiniteUpdate, match=message):
         run()
     assert len(learner.calls) == 26
+    assert not torch.equal(learner.batches[-1].obs, learner.batches[-2].obs)
     (kept,) = memory.kept.values()
     for name, tensor in learner.batches[-1]._asdict().items():
         assert torch.equal(kept[name], tensor) or name == "log_prob"
