@@ -240,6 +240,8 @@ class ReplayBuffer:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned, in a buffer made with the same arguments (the device may differ).
 
+        The capacity may differ too, as long as nothing has given way and everything finds room: a run can be prolonged.
+
         Raises:
             ValueError: a tensor is missing, or has another shape or type; the buffer is left as it was.
         """
@@ -248,10 +250,12 @@ class ReplayBuffer:
             raise ValueError(f"state: expected the tensors {sorted({*mine, 'cursor'})}, got {sorted(state)}")
         slots, head, filled, holes, next_episode = state["cursor"].tolist()
         if slots != self._slots:
-            raise ValueError(
-                f"state: expected {self.capacity} transitions of capacity, got {slots * self.num_envs}; make the "
-                "buffer with the capacity it was saved with"
-            )
+            if head != filled % slots or filled > self._slots:
+                raise ValueError(
+                    f"state: expected {self.capacity} transitions of capacity, got {slots * self.num_envs}, which have "
+                    "begun to give way or find no room; make the buffer with the capacity it was saved with"
+                )
+            head = filled % self._slots
         for name, store in mine.items():
             shape = store.shape if name == "current" else (filled, *store.shape[1:])
             if state[name].shape != shape or state[name].dtype != store.dtype:

@@ -273,6 +273,21 @@ def test_a_buffer_on_a_gpu_gives_what_one_on_the_cpu_gives():
     assert set(drawn.obs[:, 0].tolist()) == set(host.all().obs[:, 0].tolist())
 
 
+@pytest.mark.parametrize("slots", [4, 6, 20])
+def test_a_buffer_that_has_not_given_way_goes_on_with_another_capacity(slots):
+    history = [["step", "step"], ["terminated", "step"], ["step", "hole"], ["step", "truncated"], ["step", "step"]] * 2
+    saved, whole = filled(history[:4], 6), filled(history[:4], slots)
+    grown = ReplayBuffer(slots * 2, 2, 1, num_envs=2, dtype=torch.float64)
+    grown.load_state_dict(saved.state_dict())
+    for buffer in (grown, whole):
+        for step, kinds in enumerate(history[4:], start=4):
+            buffer.extend(*batch_of([2 * step + 1, 2 * step + 2], kinds))
+    assert all(torch.equal(a, b) for a, b in zip(grown.all(), whole.all(), strict=True))
+    assert torch.equal(grown.episode_ids(), whole.episode_ids())
+    with pytest.raises(ValueError, match="capacity it was saved with"):
+        ReplayBuffer(6, 2, 1, num_envs=2, dtype=torch.float64).load_state_dict(saved.state_dict())  # no room
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"capacity: expected at least 1, got 0"):
         ReplayBuffer(0, 2, 1)
@@ -300,6 +315,8 @@ def test_bad_arguments_are_named():
         buffer.split(1.0, generator=g)
     with pytest.raises(ValueError, match="num_envs"):
         ReplayBuffer(4, 2, 1, num_envs=2).extend_rows(batch)
+    for _ in range(5):
+        buffer.extend(batch)
     with pytest.raises(ValueError, match="capacity it was saved with"):
         ReplayBuffer(5, 2, 1).load_state_dict(buffer.state_dict())
     with pytest.raises(ValueError, match="arguments it was saved with"):
