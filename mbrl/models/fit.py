@@ -210,7 +210,7 @@ class _Scorer:
 
     @torch.no_grad()
     def __call__(self, parameters: Parameters) -> Float[Tensor, "members"]:
-        total = torch.zeros_like(parameters.max_logvar[:, 0, 0])
+        total = self._held.y.new_zeros(len(parameters.max_logvar))
         # In parts: the hidden layers of a whole holdout take more memory than most models, and leave the cache.
         for x, y in zip(self._held.x.split(SCORED), self._held.y.split(SCORED), strict=True):
             mean, _ = forward(parameters, x.expand(len(total), -1, -1), self._activation)

@@ -288,6 +288,12 @@ def test_constant_columns_do_no_harm() -> None:
     assert std.isfinite().all()
 
 
+def test_networks_without_a_variance_are_scored_on_a_holdout() -> None:
+    report = fit(small(deterministic=True), linear(), seed=0, max_steps=30, holdout=0.2, elites=1)
+    assert report.holdout_mse.isfinite().all()
+    assert report.holdout_mse[report.elites[0]] == report.holdout_mse.min()
+
+
 def test_a_cap_cuts_early_stopping_short_and_keeps_the_best() -> None:
     free, capped = small(), small()
     whole = fit(free, linear(), seed=0, batch_size=32)
