@@ -18,6 +18,8 @@ ROWS = (
     "pets_solve",
     "sac_update",
     "runs_batched",
+    "memory",
+    "scaling",
 )
 
 
