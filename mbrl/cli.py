@@ -246,8 +246,8 @@ def main(args: list[str] | None = None) -> int:
             commands, prog="mbrl", description="Model-based reinforcement learning and planning.", args=args
         )
         return status
-    except (ValueError, OSError, MemoryError) as error:
-        if os.environ.get("MBRL_TRACEBACK"):
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        if os.environ.get("MBRL_TRACEBACK") or not _is_told(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -303,6 +303,16 @@ def _finish(run: Any, steps: int) -> int:
     print(f"learning curve: {plot_runs([run.path], run.path / 'learning_curve.png')}")
     print(f"evaluate it: mbrl evaluate {run.path} --episodes 5")
     return 0
+
+
+def _is_told(error: Exception) -> bool:
+    """Whether the message of an error says all that a user needs; others are defects, and want a traceback."""
+    if not isinstance(error, RuntimeError):
+        return True
+    from mbrl.data.workers import WorkerError
+    from mbrl.learners.fast import ParityError
+
+    return isinstance(error, (WorkerError, ParityError))
 
 
 def _prepare(threads: int, *, pictures: bool = False) -> None:

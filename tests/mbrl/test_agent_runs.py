@@ -182,6 +182,37 @@ def test_several_environments_in_processes(tmp_path: Path, capsys: pytest.Captur
     assert load_checkpoint(run)[1]["counters"]["steps"] == STEPS
 
 
+FRAGILE = """
+import os
+import gymnasium as gym
+from gymnasium.envs.classic_control import PendulumEnv
+
+class Fragile(PendulumEnv):
+    def step(self, action):
+        self.taken = getattr(self, "taken", 0) + 1
+        if self.taken == 15:
+            os._exit(7)
+        return super().step(action)
+
+gym.register("Fragile-v0", entry_point=Fragile, max_episode_steps=200)
+"""
+
+
+def test_a_worker_that_dies_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "module_with_fragile.py").write_text(FRAGILE)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = command("sac", tmp_path / "runs")
+    arguments[arguments.index("Pendulum-v1")] = "module_with_fragile:Fragile-v0"
+    assert main([*arguments, "--num-envs", "2", "--vector", "async", "--eval-every", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "exit code 7" in error
+    (run,) = (tmp_path / "runs").iterdir()
+    assert load_checkpoint(run)[1]["counters"]["steps"] == 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
