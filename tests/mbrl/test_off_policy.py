@@ -109,9 +109,6 @@ def test_the_seed_decides_everything_and_updates_are_counted(algorithm: str) -> 
         assert torch.equal(a, b)
     assert one.policy.updates == one.steps - TINY.initial_steps == 40
     assert len(one.buffer) == TINY.buffer_size
-    actions = one.buffer.all().action
-    if actions.is_floating_point():
-        assert len(actions.unique()) == len(actions)  # a draw of its own for every step
 
 
 @ALL
@@ -230,6 +227,7 @@ class Spoiled:
     how: str
     calls: list[int]
     batches: list[Any]
+    noises: list[Any]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -237,6 +235,7 @@ class Spoiled:
     def update(self, state: Any, batch: Any, noise: Any, *, actor: bool = True) -> Any:
         self.calls.append(len(self.calls))
         self.batches.append(batch)
+        self.noises.append(noise.action)
         state, metrics = self.inner.update(state, batch, noise, actor=actor)
         if self.calls[-1] == self.at:
             if self.how == "loss":
@@ -247,12 +246,24 @@ class Spoiled:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
         return state, metrics
 
+    def act(self, state: Any, obs: Any, noise: Any = None) -> Any:
+        self.noises.append(noise)
+        return self.inner.act(state, obs, noise)
+
 
 def spoiled(at: int, how: str) -> tuple[Agent, Spoiled, Memory, Callable[[], OffPolicyResult]]:
     env, memory = gym.make("Pendulum-v1"), Memory()
     agent = SAC(env.observation_space, env.action_space, hidden=SMALL)
-    learner = agent.learner = Spoiled(agent.learner, at, how, [], [])  # type: ignore[assignment]
+    learner = agent.learner = Spoiled(agent.learner, at, how, [], [], [])  # type: ignore[assignment]
     return agent, learner, memory, lambda: train_off_policy(env, agent, TINY, seed=5, recorder=memory)
+
+
+def test_every_update_and_every_step_draws_its_own_numbers() -> None:
+    agent, learner, _, _ = spoiled(-1, "never")
+    train_off_policy(gym.make("Pendulum-v1"), agent, replace(TINY, update_ratio=2))
+    pairs = zip(learner.batches[::2], learner.batches[1::2], strict=True)
+    assert not any(torch.equal(one.obs, other.obs) for one, other in pairs)  # of the same step, from the same rows
+    assert len({noise.flatten()[0].item() for noise in learner.noises}) == 80 + 40
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_that_update() -> None:
@@ -261,7 +272,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_that_update() -> None:
     with pytest.raises(NonFiniteUpdate, match=message):
         run()
     assert len(learner.calls) == 26
-    assert not torch.equal(learner.batches[-1].obs, learner.batches[-2].obs)
     (kept,) = memory.kept.values()
     for name, tensor in learner.batches[-1]._asdict().items():
         assert torch.equal(kept[name], tensor) or name == "log_prob"
