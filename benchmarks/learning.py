@@ -16,10 +16,12 @@ import torch
 
 from benchmarks.report import keep
 from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
+from mbrl.experiments.pets_runs import create_pets_run
 from mbrl.experiments.run import STEP, Run
-from mbrl.experiments.runs import total_timesteps, train_run
+from mbrl.experiments.runs import PETS, total_timesteps, train_run
+from mbrl.pipelines.pets_config import preset as pets_preset
 
-EVALUATION = "eval/mean_reward"
+EVALUATION, TRIAL = "eval/mean_reward", "rollout/ep_rew_mean"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class Experiment:
 
 
 _PENDULUM = {"total_timesteps": 10_000, "eval_every": 1_000, "eval_episodes": 20}
+_SWING_UP = "mbrl/CartPoleSwingUp-v0"
+_RATIO_10 = {"update_ratio": 10, "batch_size": 128}
+_SMALL_SAC = {"hidden": (128, 128), "lr": 1e-3, "tau": 0.02}
 _GPU = {"device": "cuda", "checkpoint_model_buffer": False, "checkpoint_every": 1_000, "eval_every": 1_000}
 EXPERIMENTS = {
     # As stable-baselines3 does by default, whose curves stand beside these: 100 random steps.
@@ -45,9 +50,18 @@ EXPERIMENTS = {
     "sac-ratio10@InvertedPendulum-v5": Experiment(
         "sac",
         "InvertedPendulum-v5",
-        {"total_timesteps": 2_500, "initial_steps": 250, "update_ratio": 10, "batch_size": 128, "eval_every": 250},
-        {"hidden": (128, 128), "lr": 1e-3, "tau": 0.02},
+        {**_RATIO_10, "total_timesteps": 2_500, "initial_steps": 250, "eval_every": 250},
+        _SMALL_SAC,
     ),
+    # Planning costs 200 times what a step of a policy does: the trials that are learned from are the curve.
+    "pets@CartPoleSwingUp-v0": Experiment("pets", _SWING_UP),
+    "sac-ratio10@CartPoleSwingUp-v0": Experiment(
+        "sac",
+        _SWING_UP,
+        {**_RATIO_10, "total_timesteps": 2_000, "initial_steps": 100, "eval_every": 200, "checkpoint_every": 200},
+        _SMALL_SAC,
+    ),
+    "dqn@CartPole-v1": Experiment("dqn", "CartPole-v1", {"total_timesteps": 50_000, "eval_episodes": 20}),
     "mbpo-cpu@Hopper-v5": Experiment(
         "mbpo", "Hopper-v5", {"total_timesteps": 15_000, "model_max_steps": 500, "update_ratio": 10}
     ),
@@ -70,15 +84,16 @@ def learn(name: str, seed: int, root: Path, minutes: float | None) -> bool:
     if steps < total_timesteps(run):
         print(f"{name} seed {seed}: {steps} steps so far", flush=True)
         return False
-    rows = [row for row in run.metrics() if row.get(EVALUATION) is not None]
+    metric = TRIAL if run.algo == PETS else EVALUATION
+    rows = [row for row in run.metrics() if row.get(metric) is not None]
     record = {
         "experiment": name,
         "library": "ours",
         "seed": seed,
-        "settings": {key: run.config[key] for key in ("loop", "learner", "env_kwargs")},
-        "episodes": run.config["loop"]["eval_episodes"],
+        "settings": run.config,
+        "episodes": 1 if run.algo == PETS else run.config["loop"]["eval_episodes"],
         "steps": [row[STEP] for row in rows],
-        "returns": [round(row[EVALUATION], 2) for row in rows],
+        "returns": [round(row[metric], 2) for row in rows],
         "wall_seconds": round(run.metrics()[-1]["time/wall_clock"], 1),
         "cpu_seconds": round(total, 1),
     }
@@ -93,6 +108,9 @@ def _open(name: str, seed: int, folder: Path) -> Run:
     if runs:
         return Run.open(runs[-1].parent)
     wanted = EXPERIMENTS[name]
+    if wanted.algorithm == PETS:
+        config = replace(pets_preset(wanted.env_id), **wanted.loop)
+        return create_pets_run(folder, wanted.env_id, config, seed=seed)
     config, learner, env_kwargs = ALGORITHMS[wanted.algorithm].preset(wanted.env_id, wanted.preset)
     return create_agent_run(
         folder,
