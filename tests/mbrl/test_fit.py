@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mbrl.data.buffer import ReplayBuffer
+from mbrl.models import trainer as training
 from mbrl.models.fit import Rows, _Batches, _split, _train_until_stale, fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.network import forward
@@ -292,6 +293,17 @@ def test_networks_without_a_variance_are_scored_on_a_holdout() -> None:
     report = fit(small(deterministic=True), linear(), seed=0, max_steps=30, holdout=0.2, elites=1)
     assert report.holdout_mse.isfinite().all()
     assert report.holdout_mse[report.elites[0]] == report.holdout_mse.min()
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_members_may_take_their_steps_in_any_groups(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    whole, grouped = small(), small()
+    monkeypatch.setattr(training, "TOGETHER", len(whole.parameters.max_logvar))
+    report = fit(whole, linear(), seed=0, batch_size=32)
+    monkeypatch.setattr(training, "TOGETHER", together)
+    other = fit(grouped, linear(), seed=0, batch_size=32)
+    torch.testing.assert_close(other.holdout_mse, report.holdout_mse, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(leaves(grouped.parameters), leaves(whole.parameters), rtol=1e-6, atol=1e-6)
 
 
 def test_a_cap_cuts_early_stopping_short_and_keeps_the_best() -> None:
