@@ -29,7 +29,7 @@ class LearnedTermination:
 
     Args:
         obs_dim: length of an observation.
-        action_dim: length of an action.
+        action_dim: length of an action; how many there are where they are discrete, int64 [rows].
         hidden: widths of the hidden layers (ReLU).
         seed: of the initial weights.
         device: where the network lives.
@@ -67,7 +67,7 @@ class LearnedTermination:
 
     def logit(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Float[Tensor, "rows"]:
         """The logarithm of the odds of an end."""
-        return self._balanced(self.inputs.normalize(torch.cat([obs, action, next_obs], -1))) + self.log_odds
+        return self._balanced(self.inputs.normalize(self._columns(obs, action, next_obs))) + self.log_odds
 
     def fit(
         self, data: TransitionBatch, *, seed: int, steps: int = 500, batch_size: int = 256, lr: float = 1e-3
@@ -91,20 +91,21 @@ class LearnedTermination:
             raise ValueError(
                 f"steps, batch_size, lr: expected at least 1, at least 2, and positive, got {steps}, {batch_size}, {lr}"
             )
-        if data.obs.shape[1:] != (self.obs_dim,) or data.action.shape[1:] != (self.action_dim,) or not len(data.obs):
+        action_shape = (self.action_dim,) if data.action.is_floating_point() else ()
+        if data.obs.shape[1:] != (self.obs_dim,) or data.action.shape[1:] != action_shape or not len(data.obs):
             raise ValueError(
                 f"data: expected rows of obs [{self.obs_dim}] and action [{self.action_dim}], got "
                 f"{list(data.obs.shape)} and {list(data.action.shape)}"
             )
         like = self.log_odds
-        rows = torch.cat([x.to(like) for x in (data.obs, data.action, data.next_obs)], -1)
+        rows = self._columns(data.obs, data.action, data.next_obs)
         self.inputs.fit(rows)
         ends, others = (mask.to(like.device).nonzero()[:, 0] for mask in (data.terminated, ~data.terminated))
         odds = torch.tensor([float(len(ends)), float(len(others))]).log()
         self.log_odds.copy_((odds[0] - odds[1]).clamp(_NEVER, -_NEVER))
         if len(ends) and len(others):
             self._train(self.inputs.normalize(rows), ends, others, seed, steps, batch_size, lr)
-        told = self(data.obs.to(like), data.action.to(like), data.next_obs.to(like))
+        told = self(data.obs, data.action, data.next_obs)
         return {
             "model/missed_ends": float((~told[ends]).double().mean()),
             "model/false_ends": float(told[others].double().mean()),
@@ -131,6 +132,12 @@ class LearnedTermination:
     def _named(self) -> dict[str, Tensor]:
         weights = {str(i): tensor for i, tensor in enumerate(leaves(self.parameters)) if tensor.numel()}
         return {**weights, "mean": self.inputs.mean, "std": self.inputs.std, "log_odds": self.log_odds}
+
+    def _columns(self, obs: Tensor, action: Tensor, next_obs: Tensor) -> Float[Tensor, "rows in"]:
+        """What the network sees, unscaled, on its device; discrete actions one-hot."""
+        if not action.is_floating_point():
+            action = functional.one_hot(action, self.action_dim)
+        return torch.cat([x.to(self.log_odds) for x in (obs, action, next_obs)], -1)
 
     def _balanced(self, x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows"]:
         """The logarithm of the odds that there would be if ends were as frequent as other rows."""

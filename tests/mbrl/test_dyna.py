@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mbrl.learners.networks import leaves
-from mbrl.pipelines.agents import SAC
+from mbrl.pipelines.agents import DQN, SAC
 from mbrl.pipelines.dyna import DynaResult, train_dyna
 from mbrl.pipelines.dyna_config import DynaConfig
 from mbrl.types import TransitionBatch
@@ -110,6 +110,15 @@ def test_without_planning_it_is_the_learner_alone() -> None:
     result = train(replace(TINY, planning_updates=0))
     for a, b in zip(leaves(result.policy.state), leaves(alone.state), strict=True):
         assert torch.equal(a, b)
+
+
+def test_dqn_plans_with_learned_rewards_and_ends() -> None:
+    env = gym.make("CartPole-v1")
+    agent = DQN(env.observation_space, env.action_space, 1, hidden=(8, 8))
+    result = train_dyna(env, agent, replace(TINY, termination="learned"), seed=5)
+    assert (result.steps, agent.updates) == (70, 120)
+    assert result.ensemble.discrete_actions
+    assert result.ensemble.learned_reward
 
 
 def test_given_rewards_are_verified() -> None:

@@ -56,6 +56,17 @@ def test_without_ends_nothing_ends_and_without_others_everything() -> None:
     assert told(termination, data).all()
 
 
+def test_discrete_actions_are_seen() -> None:
+    g = torch.Generator().manual_seed(0)
+    action = torch.randint(3, (600,), generator=g)
+    data = transitions(600, 0.0)._replace(action=action, terminated=action == 2)  # the action alone tells
+    termination = LearnedTermination(2, 3)
+    errors = termination.fit(data, seed=0, steps=200)
+    assert errors == {"model/missed_ends": 0.0, "model/false_ends": 0.0}
+    with pytest.raises(ValueError, match="data: expected rows of obs"):
+        termination.fit(data._replace(action=action[:, None]), seed=0)
+
+
 def test_a_state_is_restored_and_training_repeats() -> None:
     data = transitions(300, 1.0)
     one, two = (LearnedTermination(2, 1, seed=s) for s in (0, 1))
