@@ -159,7 +159,8 @@ def test_learning_twice_goes_on() -> None:
 
 def test_predicting_does_not_disturb_training() -> None:
     def evaluate(agent: Agent, steps: int) -> dict[str, float]:
-        return {"eval/mean_reward": float(agent.predict(np.zeros(3, dtype=np.float32))[0][0])}
+        sampled, best = (agent.predict(np.zeros(3, dtype=np.float32), deterministic=d)[0] for d in (False, True))
+        return {"eval/mean_reward": float(sampled[0] + best[0])}
 
     watched, alone = Memory(), Memory()
     train("sac", replace(TINY, eval_every=10), watched, evaluate=evaluate)
@@ -260,7 +261,8 @@ def spoiled(at: int, how: str) -> tuple[Agent, Spoiled, Memory, Callable[[], Off
 
 def test_every_update_and_every_step_draws_its_own_numbers() -> None:
     agent, learner, _, _ = spoiled(-1, "never")
-    train_off_policy(gym.make("Pendulum-v1"), agent, replace(TINY, update_ratio=2))
+    result = train_off_policy(gym.make("Pendulum-v1"), agent, replace(TINY, update_ratio=2, buffer_size=100))
+    assert len(result.buffer.all().action.unique()) == 60
     pairs = zip(learner.batches[::2], learner.batches[1::2], strict=True)
     assert not any(torch.equal(one.obs, other.obs) for one, other in pairs)  # of the same step, from the same rows
     assert len({noise.flatten()[0].item() for noise in learner.noises}) == 80 + 40
@@ -328,7 +330,7 @@ def make_async() -> gym.vector.VectorEnv:
 
 
 def test_workers_go_on_with_new_episodes_and_say_so() -> None:
-    env, config, first = make_async(), replace(TINY, num_envs=2), Memory()
+    env, config, first = make_async(), replace(TINY, num_envs=2, buffer_size=100), Memory()
     try:
         agent = SAC(env.single_observation_space, env.single_action_space, hidden=SMALL)
         train_off_policy(env, agent, replace(config, total_timesteps=40), recorder=first)
