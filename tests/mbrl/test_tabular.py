@@ -313,14 +313,14 @@ def test_saved_and_loaded_is_learning_on(rule, tmp_path):
 
 def test_predict_is_greedy_or_explores():
     env = Maze()
-    one = agent(env, QLearning(epsilon=0.5))
+    one = agent(env, QLearning(epsilon=0.2))
     one.tables["q"][5] = [0.0, 1.0, 0.0, 0.0]
     actions, _ = one.predict(np.full(400, 5), deterministic=True)
     assert actions.dtype == np.int64
     assert actions.shape == (400,)
     assert (actions == 1).all()
     noisy, _ = one.predict(np.full(400, 5))
-    assert 0.5 < (noisy == 1).mean() < 0.75  # 1 - epsilon + epsilon / 4 = 0.625
+    assert 0.78 < (noisy == 1).mean() < 0.92  # 1 - epsilon + epsilon / 4 = 0.85
     assert one.predict(5, deterministic=True)[0].shape == ()
 
 
