@@ -49,12 +49,25 @@ def read(path: Path = RESULTS / "learning.jsonl") -> dict[tuple[str, str], Curve
         rows[row["experiment"], row["library"]][row["seed"]] = row
     curves = {}
     for key, by_seed in rows.items():
-        common = min(len(row["steps"]) for row in by_seed.values())
+        _same_settings(key, list(by_seed.values()))
         ordered = [by_seed[seed] for seed in sorted(by_seed)]
-        returns = np.array([row["returns"][:common] for row in ordered])
+        returns = np.array([row["returns"] for row in ordered])
         seconds = [row["cpu_seconds"] for row in ordered]
-        curves[key] = Curve(sorted(by_seed), np.array(ordered[0]["steps"][:common]), returns, seconds)
+        curves[key] = Curve(sorted(by_seed), np.array(ordered[0]["steps"]), returns, seconds)
     return curves
+
+
+def _same_settings(key: tuple[str, str], rows: list[dict[str, Any]]) -> None:
+    """Check that all seeds of a curve were measured alike.
+
+    Raises:
+        ValueError: they were not.
+    """
+    for name in ("settings", "episodes", "steps"):
+        if any(row[name] != rows[0][name] for row in rows):
+            raise ValueError(
+                f"{' '.join(key)}: expected the same {name} for all seeds, got several; measure them again"
+            )
 
 
 def table(curves: dict[str, Curve]) -> str:
