@@ -109,12 +109,16 @@ def test_prioritised_sweeping_takes_the_largest_error_first_and_leaves_small_one
     observe(tables, step(2, 1, 0.3, 3, True))
     rule.step(tables, None, step(1, 0, 0.05, 3, True), rng())  # too small: the queue's is taken
     assert tables["q"].tolist() == [[0.0, 0.0], [0.0, 0.0], [0.0, 0.3], [0.0, 0.0]]
+    assert tables["priority"][1, 0] == 0.0  # it did not even enter
     observe(tables, step(2, 1, 0.9, 3, True))
     tables["priority"][2, 1] = 0.6
     rule.step(tables, None, step(1, 0, 2.0, 3, True), rng())  # larger than the queue's, so it is first
     assert tables["q"][1, 0] == 2.0
     assert tables["q"][2, 1] == 0.3
     assert tables["priority"][2, 1] == 0.6
+    tables["priority"][1, 0], tables["priority"][2, 1] = 5.0, 9.0
+    rule.step(tables, None, step(1, 0, 3.0, 3, True), rng())  # an error of 1, but it stands higher already
+    assert tables["priority"][1, 0] == 5.0
 
 
 def episodes_to_a_good_way(rule, seed: int, limit: int = 60) -> tuple[int, Tabular]:
