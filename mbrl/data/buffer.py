@@ -8,7 +8,7 @@ the ring alike.
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mbrl.data.holdout import split_episodes
@@ -80,6 +80,7 @@ class ReplayBuffer:
         self._head = 0  # the slot to be written next
         self._filled = 0
         self._holes = 0
+        self._powers: dict[tuple[float, int], Tensor] = {}
         self._valid_slots: Tensor | None = None  # positions of valid rows, oldest first; None: to be found again
 
     @property
@@ -179,8 +180,7 @@ class ReplayBuffer:
         if n_step == 1:
             return first._replace(discount=discount * first.discount)
         window, mask = self._windows(position, n_step)  # [n_step, batch]
-        powers = torch.tensor([discount**i for i in range(n_step + 1)], dtype=torch.float64).to(self.dtype)
-        powers = powers.to(self.device)
+        powers = self._discounts(discount, n_step)
         reward = (self._rows(window).reward * mask * powers[:n_step, None]).sum(0)
         steps = mask.sum(0)
         last = self._rows(window.gather(0, (steps - 1)[None])[0])
@@ -312,6 +312,13 @@ class ReplayBuffer:
         if self.action_dim is None:
             fields["action"] = fields["action"].long()
         return TransitionBatch(**{**fields, **flags, "discount": discount})
+
+    def _discounts(self, discount: float, n_step: int) -> Float[Tensor, "powers"]:
+        """discount^0 to discount^n_step; kept, as every copy to a GPU makes the host wait."""
+        if (discount, n_step) not in self._powers:
+            powers = torch.tensor([discount**i for i in range(n_step + 1)], dtype=torch.float64)
+            self._powers = {(discount, n_step): powers.to(self.dtype).to(self.device)}
+        return self._powers[discount, n_step]
 
     def _moved(self, slots: int) -> None:
         self._head = (self._head + slots) % self._slots

@@ -252,16 +252,27 @@ def test_samples_have_the_buffers_type(dtype):
     assert batch.discount.eq(0).all()
 
 
-def test_nothing_leaves_the_device(monkeypatch):
+def test_nothing_passes_between_host_and_device(monkeypatch):
+    """Once the discounts of n steps are there, which the first sample brings."""
     buffer = filled([("step", "step")] * 9, 5)
+    buffer.sample(4, generator=generator(0), n_step=3)
 
     def refuse(*_args, **_kwargs):
         raise AssertionError("a host copy")
 
     for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
+    monkeypatch.setattr(torch, "tensor", refuse)
     buffer.sample(4, generator=generator(0), n_step=3)
     buffer.sample_sequences(4, 3, generator=generator(0))
+
+
+def test_discounts_are_those_of_each_call():
+    buffer = filled([("step", "step")] * 9, 5)
+    for discount, n_step in ((0.5, 2), (0.9, 2), (0.9, 3), (0.5, 2)):
+        drawn = buffer.sample(50, generator=generator(0), discount=discount, n_step=n_step).discount
+        assert drawn.max().item() == pytest.approx(discount)  # of the newest row
+        assert drawn.min().item() == pytest.approx(discount**n_step)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
