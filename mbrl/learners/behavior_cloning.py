@@ -22,10 +22,11 @@ from torch import Generator, Tensor
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.normalizer import Normalizer
 from mbrl.learners import files
-from mbrl.learners.networks import MLP, Adam, adam_update, differentiable, gradients, init_adam, init_mlp, leaves, mlp
+from mbrl.learners.networks import MLP, Adam, adam_update, differentiable, gradients, init_adam, init_mlp, mlp
 from mbrl.seeding import generator
 from mbrl.types import Metrics, TransitionBatch
 from planners.box import Box
+from planners.rows import leaves
 
 
 class BehaviorCloningState(NamedTuple):

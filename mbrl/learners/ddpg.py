@@ -22,14 +22,15 @@ from mbrl.learners.networks import (
     Adam,
     adam_update,
     differentiable,
+    gate,
     gradients,
     init_adam,
     init_mlp,
     mlp,
-    non_finite,
     normal,
     polyak_update,
 )
+from mbrl.learners.settings import check_settings
 from mbrl.learners.targets import policy_loss, squared_error, td_target
 from mbrl.types import Metrics, TransitionBatch
 from planners.box import Box
@@ -52,16 +53,9 @@ class DDPGConfig:
     """Critic updates per update of the actor."""
 
     def __post_init__(self) -> None:
-        if len(self.hidden) < 1 or min(self.hidden) < 1:
-            raise ValueError(f"hidden: expected one or more positive widths, got {self.hidden}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected a positive step size, got {self.lr}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau: expected a share in (0, 1], got {self.tau}")
+        check_settings(self, "actor_every")
         if not self.exploration >= 0:
             raise ValueError(f"exploration: expected 0 or more, got {self.exploration}")
-        if self.actor_every < 1:
-            raise ValueError(f"actor_every: expected at least 1, got {self.actor_every}")
 
 
 class DDPGState(NamedTuple):
@@ -130,17 +124,17 @@ class DDPGLearner:
     ) -> tuple[DDPGState, Metrics]:
         """One step of Adam for the critic and, with `actor`, one for the actor; then the targets follow.
 
-        The actor's loss is that under the critic just updated. Where a loss is not finite, in any run, nothing of what
-        it and later ones move moves; the metrics say so.
+        The actor's loss is that under the critic just updated. Where a loss or its gradients are not usable
+        (see `gate`), in any run, nothing of what it and later ones move moves; the metrics say so.
         """
         config = self.config
         critic_grads, metrics = self.critic_gradients(state, batch)
-        found_inf = non_finite(metrics["train/critic_loss"])
+        found_inf = gate(metrics, "train/critic_loss", critic_grads)
         adam_update(state.critic, critic_grads, state.critic_adam, lr=config.lr, found_inf=found_inf)
         if actor:
             actor_grads, actor_metrics = self.actor_gradients(state, batch)
             metrics |= actor_metrics
-            found_inf = torch.maximum(found_inf, non_finite(actor_metrics["train/actor_loss"]))
+            found_inf = gate(metrics, "train/actor_loss", actor_grads, found_inf)
             adam_update(state.actor, actor_grads, state.actor_adam, lr=config.lr, found_inf=found_inf)
         targets, followed = (state.target_actor, state.target_critic), (state.actor, state.critic)
         polyak_update(targets, followed, config.tau, found_inf)

@@ -24,13 +24,14 @@ from mbrl.learners.networks import (
     Adam,
     adam_update,
     differentiable,
+    gate,
     gradients,
     init_adam,
     init_mlp,
     mlp,
-    non_finite,
     polyak_update,
 )
+from mbrl.learners.settings import check_settings
 from mbrl.learners.targets import (
     expected_soft_value,
     mean_log_prob,
@@ -67,17 +68,7 @@ class DiscreteSACConfig:
     """Critic updates per update of actor and temperature."""
 
     def __post_init__(self) -> None:
-        if len(self.hidden) < 1 or min(self.hidden) < 1:
-            raise ValueError(f"hidden: expected one or more positive widths, got {self.hidden}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected a positive step size, got {self.lr}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau: expected a share in (0, 1], got {self.tau}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, or None to learn it, got {self.temperature}")
-        for name in ("critics", "actor_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_settings(self, "critics", "actor_every")
 
 
 class DiscreteSACState(NamedTuple):
@@ -157,17 +148,17 @@ class DiscreteSACLearner:
     ) -> tuple[DiscreteSACState, Metrics]:
         """One step of Adam for the critics and, with `actor`, for actor and temperature; then the targets follow.
 
-        The actor's loss is that under the critics just updated. Where a loss is not finite, in any run, nothing of
-        what it and later ones move moves; the metrics say so.
+        The actor's loss is that under the critics just updated. Where a loss or its gradients are not usable
+        (see `gate`), in any run, nothing of what it and later ones move moves; the metrics say so.
         """
         lr = self.config.lr
         critic_grads, metrics = self.critic_gradients(state, batch)
-        found_inf = non_finite(metrics["train/critic_loss"])
+        found_inf = gate(metrics, "train/critic_loss", critic_grads)
         adam_update(state.critics, critic_grads, state.critic_adam, lr=lr, found_inf=found_inf)
         if actor:
             actor_grads, slope, actor_metrics = self.actor_gradients(state, batch)
             metrics |= actor_metrics
-            found_inf = torch.maximum(found_inf, non_finite(actor_metrics["train/actor_loss"]))
+            found_inf = gate(metrics, "train/actor_loss", [*actor_grads, slope], found_inf)
             adam_update(state.actor, actor_grads, state.actor_adam, lr=lr, found_inf=found_inf)
             if self.config.temperature is None:
                 adam_update(state.log_temperature, [slope], state.temperature_adam, lr=lr, found_inf=found_inf)

@@ -24,13 +24,14 @@ from mbrl.learners.networks import (
     Adam,
     adam_update,
     differentiable,
+    gate,
     gradients,
     init_adam,
     init_mlp,
     mlp,
-    non_finite,
     polyak_update,
 )
+from mbrl.learners.settings import check_settings
 from mbrl.learners.targets import double_q_value, greedy_value, huber, td_target, value_of_action
 from mbrl.types import Metrics, TransitionBatch
 from planners.rows import map_rows
@@ -60,16 +61,9 @@ class DQNConfig:
     """Updates over which the one becomes the other, linearly."""
 
     def __post_init__(self) -> None:
-        if len(self.hidden) < 1 or min(self.hidden) < 1:
-            raise ValueError(f"hidden: expected one or more positive widths, got {self.hidden}")
-        for name in ("lr", "huber_delta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau: expected a share in (0, 1], got {self.tau}")
-        for name in ("target_every", "exploration_updates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_settings(self, "target_every", "exploration_updates")
+        if not self.huber_delta > 0:
+            raise ValueError(f"huber_delta: expected a positive number, got {self.huber_delta}")
         for name in ("exploration_initial", "exploration_final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a share in [0, 1], got {getattr(self, name)}")
@@ -81,7 +75,7 @@ class DQNState(NamedTuple):
     q: MLP
     target: MLP
     adam: Adam
-    updates: Float[Tensor, "1"]
+    updates: Int[Tensor, "1"]
     """So far, one count for all runs: epsilon and the updates of the target network follow from it."""
 
 
@@ -111,7 +105,7 @@ class DQNLearner:
     def init(self, generators: list[Generator]) -> DQNState:
         """A fresh state; one generator a run."""
         q = init_mlp((self.obs_dim, *self.config.hidden, self.actions), generators, dtype=self.dtype)
-        count = torch.zeros(1, dtype=torch.float32, device=generators[0].device)
+        count = torch.zeros(1, dtype=torch.int64, device=generators[0].device)
         return DQNState(q, map_rows(torch.clone, q), init_adam(q), count)
 
     def noise(self, batch_size: int, generators: list[Generator]) -> tuple[()]:
@@ -127,14 +121,14 @@ class DQNLearner:
     ) -> tuple[DQNState, Metrics]:
         """One step of Adam; then the target network follows, where that is due. `actor` changes nothing.
 
-        Where a loss is not finite, in any run, nothing moves; the metrics say so.
+        Where a loss or its gradients are not usable (see `gate`), in any run, nothing moves; the metrics say so.
         """
         config = self.config
         grads, metrics = self.q_gradients(state, batch)
         metrics["rollout/exploration_rate"] = self.epsilon(state).expand(len(batch.obs)).clone()
-        found_inf = non_finite(metrics["train/loss"])
+        found_inf = gate(metrics, "train/loss", grads)
         adam_update(state.q, grads, state.adam, lr=config.lr, found_inf=found_inf)
-        state.updates.add_(1 - found_inf)
+        state.updates.add_((1 - found_inf).long())
         waits = (state.updates.remainder(config.target_every) != 0).to(found_inf)  # asked on the device
         polyak_update(state.target, state.q, config.tau, torch.maximum(found_inf, waits))
         return state, metrics

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from planners.rows import map_rows
+from planners.rows import leaves, map_rows
 
 Layer: TypeAlias = tuple[Tensor, ...]
 """Weight [*networks, in, out], bias [*networks, 1, out], and, where the layer is normalised, gain and shift of the
@@ -186,11 +186,6 @@ def dropout_masks(
     return tuple(torch.stack([drawn(width, g) for g in generators]) for width in hidden)
 
 
-def leaves(tree: Any) -> list[Tensor]:
-    """The tensors of a tensor or of (Named)tuples of them, depth first."""
-    return [tree] if isinstance(tree, Tensor) else [leaf for branch in tree for leaf in leaves(branch)]
-
-
 def differentiable(params: Tree) -> Tree:
     """The same storage as tensors that gradients are taken of: what a loss is computed from inside an update."""
     return map_rows(lambda t: t.detach().requires_grad_(), params)
@@ -204,9 +199,32 @@ def gradients(loss: Float[Tensor, "runs"], params: Any) -> list[Tensor]:
     return list(torch.autograd.grad(loss.sum(), leaves(params)))
 
 
-def non_finite(loss: Float[Tensor, "runs"]) -> Float[Tensor, "1"]:
-    """1 where a run's loss is not finite, else 0: the `found_inf` of `adam_update` and `polyak_update`."""
-    return 1 - loss.isfinite().all(0, keepdim=True).float()
+@torch.no_grad()
+def gate(
+    metrics: dict[str, Tensor], name: str, grads: Sequence[Tensor], found_inf: Float[Tensor, "1"] | None = None
+) -> Float[Tensor, "1"]:
+    """Whether an update may move anything, found out without asking the device.
+
+    Adam keeps squares of gradients: a gradient beyond the root of the largest number (1.8e19 in float32) would spoil
+    its state for good, as one that is not finite would.
+
+    Args:
+        metrics: of the update. Where such gradients come from a finite loss, the loss becomes NaN here, so that
+            whoever watches the metrics sees it.
+        name: of the loss, [runs].
+        grads: of all runs, for everything that the loss moves.
+        found_inf: of losses before this one.
+
+    Returns:
+        The `found_inf` of `adam_update` and `polyak_update`: 1 where a run's loss, or a sum of squares of its
+        gradients, is not finite, or `found_inf` was 1; else 0.
+    """
+    loss = metrics[name]
+    norms = torch._foreach_norm([of_run for grad in grads for of_run in grad.unbind()])
+    squares = torch.stack(norms).view(len(grads), len(loss)).square().sum(0)
+    metrics[name] = loss + 0 * squares  # NaN where they are not finite
+    found = 1 - metrics[name].isfinite().all(0, keepdim=True).float()
+    return found if found_inf is None else torch.maximum(found_inf, found)
 
 
 def init_adam(params: Any) -> Adam:

@@ -30,14 +30,15 @@ from mbrl.learners.networks import (
     adam_update,
     differentiable,
     dropout_masks,
+    gate,
     gradients,
     init_adam,
     init_mlp,
     mlp,
-    non_finite,
     normal,
     polyak_update,
 )
+from mbrl.learners.settings import check_settings
 from mbrl.learners.targets import (
     minimum_over_critics,
     soft_policy_loss,
@@ -79,24 +80,13 @@ class SACConfig:
     """Critic updates per update of actor and temperature."""
 
     def __post_init__(self) -> None:
-        if len(self.hidden) < 1 or min(self.hidden) < 1:
-            raise ValueError(f"hidden: expected one or more positive widths, got {self.hidden}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected a positive step size, got {self.lr}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau: expected a share in (0, 1], got {self.tau}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, or None to learn it, got {self.temperature}")
-        if self.critics < 1:
-            raise ValueError(f"critics: expected at least 1, got {self.critics}")
+        check_settings(self, "critics", "actor_every")
         if self.subset is not None and not 1 <= self.subset <= self.critics:
             raise ValueError(f"subset: expected 1 to {self.critics}, as there are critics, or None, got {self.subset}")
         if self.actor_value not in ("min", "mean"):
             raise ValueError(f"actor_value: expected 'min' or 'mean', got {self.actor_value!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a share in [0, 1), got {self.dropout}")
-        if self.actor_every < 1:
-            raise ValueError(f"actor_every: expected at least 1, got {self.actor_every}")
 
 
 REDQ = SACConfig(critics=10, subset=2, actor_value="mean", actor_every=20)
@@ -131,6 +121,16 @@ class SACNoise(NamedTuple):
     """Numbers of the critics that the target's minimum is over; () where it is over all."""
     masks: tuple[tuple[Float[Tensor, "runs critics rows hidden"], ...], ...]
     """Dropout of targets, critics, and critics in the actor's loss, one a hidden layer; () without dropout."""
+
+
+class ValuedActions(NamedTuple):
+    """Actions that were sampled, and what they are worth in the end."""
+
+    action: Float[Tensor, "runs rows act"]
+    entropy: Float[Tensor, "runs rows"]
+    """-alpha log pi(a|s), which belongs to the reward of the action's own step."""
+    value: Float[Tensor, "runs critics rows"]
+    """Q(s, a) - alpha log pi(a|s) of every target critic, without dropout."""
 
 
 @dataclass(frozen=True)
@@ -211,17 +211,17 @@ class SACLearner:
     ) -> tuple[SACState, Metrics]:
         """One step of Adam for the critics and, with `actor`, for actor and temperature; then the targets follow.
 
-        The actor's loss is that under the critics just updated. Where a loss is not finite, in any run, nothing of
-        what it and later ones move moves; the metrics say so.
+        The actor's loss is that under the critics just updated. Where a loss or its gradients are not usable
+        (see `gate`), in any run, nothing of what it and later ones move moves; the metrics say so.
         """
         config = self.config
         critic_grads, metrics = self.critic_gradients(state, batch, noise)
-        found_inf = non_finite(metrics["train/critic_loss"])
+        found_inf = gate(metrics, "train/critic_loss", critic_grads)
         adam_update(state.critics, critic_grads, state.critic_adam, lr=config.lr, found_inf=found_inf)
         if actor:
             actor_grads, temperature_grad, actor_metrics = self.actor_gradients(state, batch, noise)
             metrics |= actor_metrics
-            found_inf = torch.maximum(found_inf, non_finite(actor_metrics["train/actor_loss"]))
+            found_inf = gate(metrics, "train/actor_loss", [*actor_grads, temperature_grad], found_inf)
             adam_update(state.actor, actor_grads, state.actor_adam, lr=config.lr, found_inf=found_inf)
             if config.temperature is None:
                 adam_update(
@@ -278,8 +278,17 @@ class SACLearner:
         self, state: SACState, obs: Float[Tensor, "runs rows obs"], noise: Float[Tensor, "runs rows act"]
     ) -> Float[Tensor, "runs critics rows"]:
         """Every target critic's soft value Q(s, a) - alpha log pi(a|s) of actions sampled at `obs`, without dropout."""
+        return self.valued_actions(state, obs, noise).value
+
+    @torch.no_grad()
+    def valued_actions(
+        self, state: SACState, obs: Float[Tensor, "runs rows obs"], noise: Float[Tensor, "runs rows act"]
+    ) -> ValuedActions:
+        """Sampled actions, those of `act`, with the soft values that the target critics give them."""
         action, log_prob = self._sample(state.actor, obs, noise)
-        return soft_value(_values(state.targets, obs, action, None), log_prob, state.log_temperature.exp())
+        temperature = state.log_temperature.exp()
+        value = soft_value(_values(state.targets, obs, action, None), log_prob, temperature)
+        return ValuedActions(state.bounds.action(action), -temperature[:, None] * log_prob, value)
 
     def _sample(self, actor: MLP, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Actions in [-1, 1] and their log-probabilities."""

@@ -23,14 +23,15 @@ from mbrl.learners.networks import (
     Adam,
     adam_update,
     differentiable,
+    gate,
     gradients,
     init_adam,
     init_mlp,
     mlp,
-    non_finite,
     normal,
     polyak_update,
 )
+from mbrl.learners.settings import check_settings
 from mbrl.learners.targets import minimum_over_critics, policy_loss, smoothed_action, squared_error, td_target
 from mbrl.types import Metrics, TransitionBatch
 from planners.box import Box
@@ -59,15 +60,7 @@ class TD3Config:
     """Critic updates per update of actor and targets."""
 
     def __post_init__(self) -> None:
-        if len(self.hidden) < 1 or min(self.hidden) < 1:
-            raise ValueError(f"hidden: expected one or more positive widths, got {self.hidden}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected a positive step size, got {self.lr}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau: expected a share in (0, 1], got {self.tau}")
-        for name in ("critics", "actor_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_settings(self, "critics", "actor_every")
         for name in ("smoothing", "smoothing_clip", "exploration"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
@@ -141,17 +134,17 @@ class TD3Learner:
     ) -> tuple[TD3State, Metrics]:
         """One step of Adam for the critics; with `actor`, one for the actor, and the targets follow.
 
-        The actor's loss is that under the critics just updated. Where a loss is not finite, in any run, nothing of
-        what it and later ones move moves; the metrics say so.
+        The actor's loss is that under the critics just updated. Where a loss or its gradients are not usable
+        (see `gate`), in any run, nothing of what it and later ones move moves; the metrics say so.
         """
         config = self.config
         critic_grads, metrics = self.critic_gradients(state, batch, noise)
-        found_inf = non_finite(metrics["train/critic_loss"])
+        found_inf = gate(metrics, "train/critic_loss", critic_grads)
         adam_update(state.critics, critic_grads, state.critic_adam, lr=config.lr, found_inf=found_inf)
         if actor:
             actor_grads, actor_metrics = self.actor_gradients(state, batch)
             metrics |= actor_metrics
-            found_inf = torch.maximum(found_inf, non_finite(actor_metrics["train/actor_loss"]))
+            found_inf = gate(metrics, "train/actor_loss", actor_grads, found_inf)
             adam_update(state.actor, actor_grads, state.actor_adam, lr=config.lr, found_inf=found_inf)
             targets, followed = (state.target_actor, state.target_critics), (state.actor, state.critics)
             polyak_update(targets, followed, config.tau, found_inf)

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mbrl.learners.networks import leaves
 from mbrl.seeding import generator
 from mbrl.types import Learner, TransitionBatch
-from planners.rows import map_rows
+from planners.rows import leaves, map_rows
 
 
 def check_learner(

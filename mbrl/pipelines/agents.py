@@ -6,7 +6,7 @@ An agent is a learner, a state with one run, and the counts of what it has been 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -21,12 +21,11 @@ from mbrl.learners import files
 from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
 from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
 from mbrl.learners.dqn import DQNConfig, DQNLearner
-from mbrl.learners.networks import leaves
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
-from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.recorder import Recorder
-from mbrl.seeding import generator
+from mbrl.seeding import derive, generator
+from planners.rows import leaves
 
 UPDATES = "updates"
 
@@ -50,12 +49,14 @@ class Agent:
         buffer: their transitions; None before the first.
 
     Raises:
-        ValueError: a space of another kind, a device that is not there, or a hyperparameter out of range.
+        ValueError: a space of another kind, a device that is not there, or a hyperparameter unknown or out of range.
     """
 
     learner_type: ClassVar[type]
     config_type: ClassVar[type]
     discrete: ClassVar[bool]
+    samples: ClassVar[bool] = True
+    """Whether the policy itself draws actions; a deterministic one gets noise in training only."""
 
     def __init__(
         self,
@@ -71,10 +72,11 @@ class Agent:
         check_spaces(_Spaces(observation_space, action_space), discrete=self.discrete)  # type: ignore[arg-type]
         self.observation_space, self.action_space, self.seed = observation_space, action_space, seed
         self.device = device_of(device)
-        self.config = replace(config or self.config_type(), **hyperparameters)
+        self.config = with_fields(config or self.config_type(), hyperparameters, f"hyperparameters of {type(self).__name__}")
         self.learner = self.learner_type(*_arguments(observation_space, action_space), config=self.config)
         self.state = self.learner.init([generator(seed, "init", 0, device=self.device)])
         self.updates = self.steps = 0
+        self._learning_seed = seed
         self.buffer: ReplayBuffer | None = None
         self._predictions = 0
 
@@ -95,7 +97,9 @@ class Agent:
     ) -> Self:
         """Train on `total_timesteps` more real steps.
 
-        A second call goes on: with the same buffer, counts and parameters, and new episodes.
+        A second call goes on: with the same buffer, counts and parameters, and new episodes. Settings that are not
+        given are those of `mbrl train` without a preset (`off_policy_presets.DEFAULTS`), for SAC of the algorithm whose
+        hyperparameters are nearest: with `config=REDQ` or `DROQ` 20 updates a step, after 5,000 random steps.
 
         Args:
             total_timesteps: how many more.
@@ -106,14 +110,17 @@ class Agent:
             settings: fields of `OffPolicyConfig`.
 
         Raises:
-            ValueError: see `train_off_policy`.
+            ValueError: there is no such setting, or see `train_off_policy`.
         """
         from mbrl.pipelines.off_policy import train_off_policy  # which knows agents
+        from mbrl.pipelines.off_policy_presets import loop_defaults
 
         envs = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
         given = {"device": str(self.device), "num_envs": envs, **settings}
-        config = OffPolicyConfig(total_timesteps=self.steps + total_timesteps, **given)
-        train_off_policy(env, self, config, seed=self.seed, recorder=recorder, evaluate=evaluate, stop=stop)
+        given |= {"total_timesteps": self.steps + total_timesteps}
+        config = with_fields(loop_defaults(self.config), given, "settings of learn")
+        seed = self._learning_seed
+        train_off_policy(env, self, config, seed=seed, recorder=recorder, evaluate=evaluate, stop=stop)
         return self
 
     def predict(
@@ -129,7 +136,8 @@ class Agent:
             observation: [obs], or [n, obs].
             state: handed back as it is: the policy has no memory.
             episode_start: not used.
-            deterministic: whether to take the best action instead of sampling as in training.
+            deterministic: whether to take the best action instead of sampling as in training. TD3 and DDPG always do,
+                as in stable-baselines3: the noise of their training is `explore`'s.
 
         Returns:
             The action, [act] or [n, act] (a number, or [n], where actions are discrete), and `state`.
@@ -143,7 +151,7 @@ class Agent:
         if not np.isfinite(obs).all():
             raise ValueError(f"observation: expected finite numbers, got {obs.tolist()}")
         rows = obs.reshape(-1, size)
-        if deterministic:
+        if deterministic or not self.samples:
             action = self._act(rows, None)
         else:
             action = self.explore(rows, generator(self.seed, "predict", self._predictions, device=self.device))
@@ -166,7 +174,10 @@ class Agent:
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote. Learning goes on from the parameters, with an empty buffer: random actions first.
+        """Read what `save` wrote.
+
+        Learning goes on from the parameters, with an empty buffer, so random actions come first; none of its episodes,
+        actions and noise are those that `learn` has drawn before.
 
         Raises:
             ValueError: no such file, or damaged, of another agent, or of a newer version.
@@ -179,6 +190,8 @@ class Agent:
         loaded = cls(obs_space, action_space, stored["seed"], device=device, config=config)
         files.copy_into(leaves(loaded.state), tensors, path)
         loaded.updates = stored[UPDATES]
+        if loaded.updates:
+            loaded._learning_seed = derive(loaded.seed, "learn", loaded.updates)
         return loaded
 
     def experience(self, capacity: int, num_envs: int) -> ReplayBuffer:
@@ -238,13 +251,13 @@ class SAC(Agent):
 class TD3(Agent):
     """Twin delayed DDPG."""
 
-    learner_type, config_type, discrete = TD3Learner, TD3Config, False
+    learner_type, config_type, discrete, samples = TD3Learner, TD3Config, False, False
 
 
 class DDPG(Agent):
     """Deep deterministic policy gradient."""
 
-    learner_type, config_type, discrete = DDPGLearner, DDPGConfig, False
+    learner_type, config_type, discrete, samples = DDPGLearner, DDPGConfig, False, False
 
 
 class DQN(Agent):
@@ -272,12 +285,36 @@ def check_match(env: gym.Env | gym.vector.VectorEnv, agent: Agent, device: str) 
         ValueError: it is not, or does not.
     """
     vector = isinstance(env, gym.vector.VectorEnv)
-    for kind in ("observation_space", "action_space"):
+    for kind in ("action_space", "observation_space"):
         space, own = getattr(env, f"single_{kind}" if vector else kind), getattr(agent, kind)
-        if space.shape != own.shape or getattr(space, "n", None) != getattr(own, "n", None):
+        if kind == "action_space":
+            _check_actions(type(agent), space)
+        if not _same(space, own, bounds=kind == "action_space"):
             raise ValueError(f"env: expected {kind} {own}, as the agent was made for, got {space}")
     if device_of(device) != agent.device:
         raise ValueError(f"device: expected {agent.device}, where the agent lives, got {device}")
+
+
+def _same(space: Any, other: Any, *, bounds: bool) -> bool:
+    if space.shape != other.shape or getattr(space, "n", None) != getattr(other, "n", None):
+        return False
+    boxes = isinstance(space, gym.spaces.Box) and isinstance(other, gym.spaces.Box)
+    return not (bounds and boxes) or all(np.array_equal(getattr(space, x), getattr(other, x)) for x in ("low", "high"))
+
+
+def with_fields(config: Any, changes: Mapping[str, Any], what: str) -> Any:
+    """A dataclass with other values of some of its fields.
+
+    Raises:
+        ValueError: it has no such field, or a value is out of range.
+    """
+    known = [field.name for field in fields(config)]
+    if unknown := [name for name in changes if name not in known]:
+        raise ValueError(
+            f"{', '.join(unknown)}: expected {what}, which are {', '.join(known)}; docs/learners has a table of "
+            "stable-baselines3's names"
+        )
+    return replace(config, **changes)
 
 
 def device_of(name: torch.device | str) -> torch.device:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from mbrl.learners.fast import GraphedUpdates, blocks, check_parity, compiled
-from mbrl.learners.networks import leaves
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import generator
 from mbrl.types import Learner, Metrics, NonFiniteUpdate, TransitionBatch
+from planners.rows import leaves
 
 Mode = Literal["eager", "compile", "graph"]
 Draw = Callable[[int], TransitionBatch]

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.learners.behavior_cloning import BehaviorCloning, BehaviorCloningLearner
-from mbrl.learners.networks import leaves
 from mbrl.learners.testing import check_learner
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
+from planners.rows import leaves
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
 ACT = gym.spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))

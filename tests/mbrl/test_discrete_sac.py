@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
-from mbrl.learners.networks import leaves
 from mbrl.learners.testing import check_learner
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
+from planners.rows import leaves, map_rows
 
 OBS, ACTIONS = 3, 4
 
@@ -37,6 +37,10 @@ def module_of(layers, network) -> torch.nn.Sequential:
         linear.weight.data, linear.bias.data = weight[network].mT.clone(), bias[network][0].clone()
         modules += [linear, torch.nn.ReLU()]
     return torch.nn.Sequential(*modules[:-1])
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
 
 
 def agrees(layers, network, module):
@@ -142,10 +146,36 @@ def test_an_update_that_is_not_finite_moves_nothing():
     made.update(state, batch_of())
     batch = batch_of(seed=1)
     batch.reward[0, 3] = math.nan
-    before = [x.clone() for x in leaves(state.critics) + leaves(state.targets)]
+    before = map_rows(torch.clone, state)
+    _, metrics = made.update(state, batch)
+    assert metrics["train/critic_loss"].isnan().all()
+    assert same(before, state)
+
+
+def test_a_bad_loss_of_the_actor_stops_what_comes_after_the_critics():
+    """Logits overflow at `obs`, and are 0 at `next_obs`, which is 0."""
+    made, batch = learner(), batch_of()
+    state = made.init([generator(0)])
     made.update(state, batch)
-    after = leaves(state.critics) + leaves(state.targets)
-    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+    for weight, bias in state.actor:
+        weight.mul_(1e200), bias.zero_()
+    before = [map_rows(torch.clone, part) for part in state]
+    _, metrics = made.update(state, batch._replace(next_obs=0 * batch.next_obs))
+    assert metrics["train/critic_loss"].isfinite().all()
+    assert metrics["train/actor_loss"].isnan().all()
+    assert [same(old, part) for old, part in zip(before, state, strict=True)] == [
+        part not in ("critics", "critic_adam") for part in state._fields
+    ]
+
+
+def test_gradients_whose_squares_overflow_move_nothing():
+    """Observations of 1e15 give a finite loss and gradients of 1e25 and more, whose squares Adam can't keep."""
+    made, batch = learner(torch.float32), batch_of(dtype=torch.float32)
+    state = made.init([generator(0)])
+    before = map_rows(torch.clone, state)
+    _, metrics = made.update(state, batch._replace(obs=1e15 * batch.obs))
+    assert metrics["train/critic_loss"].isnan().all()
+    assert same(before, state)
 
 
 def test_it_finds_the_best_action_of_a_bandit():

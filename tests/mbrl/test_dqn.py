@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mbrl.learners.dqn import DQNConfig, DQNLearner
-from mbrl.learners.networks import leaves
 from mbrl.learners.testing import check_learner
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
+from planners.rows import leaves
 
 OBS, ACTIONS = 3, 4
 
@@ -113,6 +113,27 @@ def test_an_update_that_is_not_finite_moves_nothing():
     _, metrics = made.update(state, batch)
     assert not metrics["train/loss"].isfinite().all()
     assert all(torch.equal(a, b) for a, b in zip(leaves(state), before, strict=True))
+
+
+def test_gradients_whose_squares_overflow_move_nothing():
+    """Observations of 1e15 give a finite loss and gradients of 1e25 and more, whose squares Adam can't keep."""
+    made, batch = learner(torch.float32, target_every=1, huber_delta=1e30), batch_of(dtype=torch.float32)
+    state = made.init([generator(0)])
+    before = [x.clone() for x in leaves(state)]
+    _, metrics = made.update(state, batch._replace(obs=1e15 * batch.obs))
+    assert metrics["train/loss"].isnan().all()
+    assert all(torch.equal(a, b) for a, b in zip(leaves(state), before, strict=True))
+
+
+def test_the_count_of_updates_has_no_end():
+    """A float32 would stay at 2^24, about a day of training: epsilon and the target network would stand still."""
+    made = learner(target_every=2)
+    state = made.init([generator(0)])
+    state.updates.fill_(2**24)
+    before = [x.clone() for x in leaves(state.target)]
+    made.update(state, batch_of())
+    assert state.updates.item() == 2**24 + 1
+    assert all(torch.equal(a, b) for a, b in zip(leaves(state.target), before, strict=True))
 
 
 def test_it_finds_the_best_action_of_a_bandit():

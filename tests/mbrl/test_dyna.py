@@ -7,11 +7,11 @@ import gymnasium as gym
 import pytest
 import torch
 
-from mbrl.learners.networks import leaves
 from mbrl.pipelines.agents import DQN, SAC
 from mbrl.pipelines.dyna import DynaResult, train_dyna
 from mbrl.pipelines.dyna_config import DynaConfig
 from mbrl.types import TransitionBatch
+from planners.rows import leaves
 from tests.mbrl.test_mbpo import Memory, same
 
 TINY = DynaConfig(

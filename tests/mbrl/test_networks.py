@@ -9,16 +9,15 @@ from mbrl.learners.networks import (
     adam_update,
     differentiable,
     dropout_masks,
+    gate,
     gradients,
     init_adam,
     init_mlp,
-    leaves,
     mlp,
-    non_finite,
     polyak_update,
 )
 from mbrl.seeding import generator
-from planners.rows import map_rows
+from planners.rows import leaves, map_rows
 
 SIZES = (3, 16, 8, 2)
 
@@ -98,22 +97,22 @@ def test_two_hundred_updates_equal_those_of_torch_optim_for_every_run():
 
 def test_first_step_of_adam_has_the_length_of_the_learning_rate():
     p, g = torch.zeros(1, 2, 3), torch.tensor([[[1.0, -2, 3], [-4, 5, -6]]])
-    adam_update([p], [g], init_adam([p]), lr=0.1)
+    adam_update((p,), [g], init_adam((p,)), lr=0.1)
     torch.testing.assert_close(p, -0.1 * g.sign())
 
 
 def test_a_transposed_gradient_reaches_the_right_weights():
     g = torch.tensor([[[1.0, -1], [1, -1], [-1, 1]]]).transpose(1, 2)
     p = torch.zeros(1, 2, 3)
-    adam_update([p], [g], init_adam([p]), lr=0.1)
+    adam_update((p,), [g], init_adam((p,)), lr=0.1)
     torch.testing.assert_close(p, -0.1 * g.sign())
 
 
 def test_found_inf_freezes_parameters_optimiser_and_count():
-    p, adam = torch.ones(1, 2), init_adam([torch.ones(1, 2)])
-    adam_update([p], [torch.full((1, 2), torch.nan)], adam, lr=0.1, found_inf=torch.ones(1))
+    p, adam = torch.ones(1, 2), init_adam((torch.ones(1, 2),))
+    adam_update((p,), [torch.full((1, 2), torch.nan)], adam, lr=0.1, found_inf=torch.ones(1))
     assert [t.tolist() for t in (p, *leaves(adam))] == [[[1, 1]], [[0, 0]], [[0, 0]], [0]]
-    adam_update([p], [torch.ones(1, 2)], adam, lr=0.1, found_inf=torch.zeros(1))
+    adam_update((p,), [torch.ones(1, 2)], adam, lr=0.1, found_inf=torch.zeros(1))
     torch.testing.assert_close(p, torch.full((1, 2), 0.9))
     assert adam.step.tolist() == [1.0]
 
@@ -121,7 +120,7 @@ def test_found_inf_freezes_parameters_optimiser_and_count():
 def test_a_missing_gradient_is_an_error():
     p = torch.zeros(1, 2)
     with pytest.raises(ValueError, match="grads"):
-        adam_update([p, p], [p], init_adam([p, p]), lr=0.1)
+        adam_update((p, p), [p], init_adam((p, p)), lr=0.1)
 
 
 def test_float32_parameters_follow_the_float64_ones():
@@ -222,11 +221,30 @@ def test_polyak_moves_the_target_by_its_share():
     assert [t.tolist() for t in target] == [t.tolist() for t in params]
 
 
-@pytest.mark.parametrize(("loss", "found"), [((0.0, 1.0), 0.0), ((0.0, math.nan), 1.0), ((math.inf, 0.0), 1.0)])
-def test_a_loss_that_is_not_finite_is_found(loss, found):
-    flag = non_finite(torch.tensor(loss, dtype=torch.float64))
+BIG = 1e20
+"""Finite in float32, as its square is not."""
+
+
+@pytest.mark.parametrize(
+    ("loss", "grads", "shown", "found"),
+    [
+        ((0.0, 1.0), (2.0, BIG / 100), (0.0, 1.0), 0.0),
+        ((0.0, math.nan), (2.0, 3.0), (0.0, math.nan), 1.0),
+        ((math.inf, 0.0), (2.0, 3.0), (math.inf, 0.0), 1.0),
+        ((5.0, 6.0), (2.0, BIG), (5.0, math.nan), 1.0),
+        ((5.0, 6.0), (math.inf, 2.0), (math.nan, 6.0), 1.0),
+        ((5.0, 6.0), (2.0, math.nan), (5.0, math.nan), 1.0),
+    ],
+)
+def test_what_an_update_may_not_use_is_found_by_run(loss, grads, shown, found):
+    metrics = {"loss": torch.tensor(loss)}
+    given = [torch.zeros(2, 3), torch.tensor(grads), torch.tensor(grads).expand(1, 4, 2).permute(2, 0, 1)]
+    flag = gate(metrics, "loss", given)
     assert flag.tolist() == [found]
     assert flag.dtype == torch.float32
+    torch.testing.assert_close(metrics["loss"], torch.tensor(shown), rtol=0, atol=0, equal_nan=True)
+    assert gate(metrics, "loss", given, torch.ones(1)).tolist() == [1.0]
+    assert gate(metrics, "loss", given, torch.zeros(1)).tolist() == [found]
 
 
 def test_no_members_is_an_error():
@@ -237,4 +255,4 @@ def test_no_members_is_an_error():
 def test_parameters_that_are_not_contiguous_are_an_error():
     p = torch.zeros(1, 3, 2).mT
     with pytest.raises(ValueError, match=r"params: expected contiguous tensors, got strides \(6, 1, 2\)"):
-        adam_update([p], [torch.zeros(1, 2, 3)], init_adam([p]), lr=0.1)
+        adam_update((p,), [torch.zeros(1, 2, 3)], init_adam((p,)), lr=0.1)

@@ -13,7 +13,6 @@ from gymnasium.spaces import Box, Discrete
 from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
-from mbrl.learners.networks import leaves
 from mbrl.learners.sac import DROQ, REDQ, SACLearner
 from mbrl.pipelines.agents import DDPG, DQN, SAC, TD3, Agent, DiscreteSAC
 from mbrl.pipelines.loop import differences
@@ -21,6 +20,7 @@ from mbrl.pipelines.off_policy import OffPolicyResult, train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.updates import due, memory_explained
 from mbrl.types import NonFiniteUpdate
+from planners.rows import leaves
 
 TINY = OffPolicyConfig(
     total_timesteps=60, initial_steps=20, batch_size=8, buffer_size=50, eval_every=0, checkpoint_every=15

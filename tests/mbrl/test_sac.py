@@ -6,38 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mbrl.learners.networks import leaves, mlp
+from mbrl.learners.networks import mlp
 from mbrl.learners.sac import DROQ, REDQ, SACConfig, SACLearner
 from mbrl.learners.testing import check_learner
 from mbrl.seeding import generator
-from mbrl.types import TransitionBatch
-from planners.rows import map_rows
+from planners.rows import leaves, map_rows
+from tests.mbrl.learner_cases import HIGH, LOW, OBS, batch_of, set_constant
 
 CONFIGS = {"sac": SACConfig(), "redq": REDQ, "droq": DROQ}
-OBS, LOW, HIGH = 3, (-2.0, -2.0), (1.0, 1.0)
 
 
 def learner(config=None, **settings):
     config = replace(config or SACConfig(), hidden=(16, 16), **settings)
     return SACLearner(OBS, LOW, HIGH, config, torch.float64)
-
-
-def batch_of(runs=1, rows=8, seed=1, **fields):
-    g = generator(seed, "batch")
-    obs, next_obs = torch.randn(2, runs, rows, OBS, generator=g, dtype=torch.float64)
-    action = -2 + 3 * torch.rand(runs, rows, len(LOW), generator=g, dtype=torch.float64)
-    reward = torch.randn(runs, rows, generator=g, dtype=torch.float64)
-    flag = torch.zeros(runs, rows, dtype=torch.bool)
-    batch = TransitionBatch(obs, action, reward, next_obs, flag, flag, torch.full_like(reward, 0.9), reward / 0)
-    return batch._replace(**fields)
-
-
-def set_constant(network, values):
-    """Make each network of a tuple of layers give the constants [runs, members, outputs] whatever comes in."""
-    for layer in network:
-        for tensor in layer:
-            tensor.zero_()
-    network[-1][1].copy_(values.unsqueeze(-2))
 
 
 def constants(made, critics, targets, log_std=0.0):
@@ -195,12 +176,48 @@ def test_an_update_that_is_not_finite_moves_nothing(field):
     assert all(torch.equal(a, b) for a, b in zip(kept, leaves(state), strict=True))
 
 
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(leaves(one), leaves(other), strict=True))
+
+
+def test_a_bad_loss_of_the_actor_stops_what_comes_after_the_critics():
+    """The critics, which were updated before, move; actor, temperature and targets do not, in no run."""
+    made, batch = learner(), batch_of(runs=2)
+    state, noise = made.init([generator(0), generator(1)]), made.noise(8, [generator(7), generator(8)])
+    made.update(state, batch, noise)
+    before = [map_rows(torch.clone, part) for part in state]
+    noise.action[1, 0] = math.nan
+    _, metrics = made.update(state, batch, noise)
+    assert metrics["train/critic_loss"].isfinite().all()
+    assert metrics["train/actor_loss"].isfinite().tolist() == [True, False]
+    assert [same(old, part) for old, part in zip(before, state, strict=True)] == [
+        part not in ("critics", "critic_adam") for part in state._fields
+    ]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_gradients_whose_squares_overflow_move_nothing(config):
+    """Observations of 1e15 give a finite loss and gradients of 1e25 and more, whose squares Adam can't keep."""
+    made = replace(learner(config, layer_norm=False), dtype=torch.float32)
+    batch = batch_of(runs=2, dtype=torch.float32)
+    state, noise = made.init([generator(0), generator(1)]), made.noise(8, [generator(7), generator(8)])
+    before = map_rows(torch.clone, state)
+    batch.obs[1] *= 1e15
+    _, metrics = made.update(state, batch, noise)
+    assert metrics["train/critic_loss"].isfinite().tolist() == [True, False]
+    assert same(before, state)
+
+
 def test_target_values_are_soft_values_of_every_target_critic():
     made = learner(temperature=0.2)
     state, noise = constants(made, [0.0, 0.0], [5.0, 3.0]), made.act_noise(4, [generator(7)])
     values = made.target_values(state, batch_of(rows=4).obs, noise)
     entropy = 0.2 * log_probability(noise)
     torch.testing.assert_close(values, torch.stack([5 - entropy, 3 - entropy], 1))
+    valued = made.valued_actions(state, batch_of(rows=4).obs, noise)
+    torch.testing.assert_close(valued.value, values)
+    torch.testing.assert_close(valued.entropy, -entropy)
+    torch.testing.assert_close(valued.action, made.act(state, batch_of(rows=4).obs, noise))  # one draw, not two
 
 
 def test_acting_is_the_policy_in_the_units_of_the_environment():

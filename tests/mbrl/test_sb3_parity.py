@@ -22,11 +22,11 @@ import pytest
 import torch
 
 from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
-from mbrl.learners.networks import leaves
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
+from planners.rows import leaves
 
 sb3 = pytest.importorskip("stable_baselines3")
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
-from mbrl.learners.networks import leaves, mlp
+from mbrl.learners.networks import mlp
 from mbrl.learners.td3 import TD3Config, TD3Learner
 from mbrl.learners.testing import check_learner
 from mbrl.seeding import generator
-from mbrl.types import TransitionBatch
+from planners.rows import leaves, map_rows
+from tests.mbrl.learner_cases import HIGH, LOW, OBS, batch_of, set_constant
 
-OBS, LOW, HIGH = 3, (-2.0, -2.0), (1.0, 1.0)
 BOTH = pytest.mark.parametrize("kind", ["td3", "ddpg"])
 
 
@@ -22,22 +22,10 @@ def learner(kind="td3", **settings):
     return made(OBS, LOW, HIGH, replace(config, **{"hidden": (16, 16)} | settings), torch.float64)
 
 
-def batch_of(runs=1, rows=8, seed=1, **fields):
-    g = generator(seed, "batch")
-    obs, next_obs = torch.randn(2, runs, rows, OBS, generator=g, dtype=torch.float64)
-    action = -2 + 3 * torch.rand(runs, rows, len(LOW), generator=g, dtype=torch.float64)
-    reward = torch.randn(runs, rows, generator=g, dtype=torch.float64)
-    flag = torch.zeros(runs, rows, dtype=torch.bool)
-    batch = TransitionBatch(obs, action, reward, next_obs, flag, flag, torch.full_like(reward, 0.9), reward / 0)
-    return batch._replace(**fields)
-
-
-def set_constant(network, values):
-    """Make each network of a tuple of layers give the constants [runs, *members, outputs] whatever comes in."""
-    for layer in network:
-        for tensor in layer:
-            tensor.zero_()
-    network[-1][1].copy_(torch.tensor(values, dtype=torch.float64).unsqueeze(-2))
+def same(one, other):
+    """Bit for bit, NaN as NaN."""
+    pairs = zip(leaves(one), leaves(other), strict=True)
+    return all(torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in pairs)
 
 
 def set_linear(network, column, factor):
@@ -155,6 +143,35 @@ def test_an_update_that_is_not_finite_moves_nothing(kind, field):
     _, metrics = made.update(state, batch._replace(**{field: poisoned}), noise)
     assert metrics["train/critic_loss"].isfinite().tolist() == [True, False]
     assert all(torch.equal(a, b) for a, b in zip(kept, leaves(state), strict=True))
+
+
+@BOTH
+def test_a_bad_loss_of_the_actor_stops_what_comes_after_the_critic(kind):
+    """The actor's outputs overflow. The critic, which was updated before, moves; no target follows."""
+    made, batch = learner(kind), batch_of()
+    state, noise = made.init([generator(0)]), made.noise(8, [generator(7)])
+    made.update(state, batch, noise)
+    for weight, _ in state.actor:
+        weight.mul_(1e200)
+    before = [map_rows(torch.clone, part) for part in state]
+    _, metrics = made.update(state, batch, noise)
+    assert metrics["train/critic_loss"].isfinite().all()
+    assert metrics["train/actor_loss"].isnan().all()
+    assert [same(old, part) for old, part in zip(before, state, strict=True)] == [
+        part not in ("critic", "critics", "critic_adam") for part in state._fields
+    ]
+
+
+@BOTH
+def test_gradients_whose_squares_overflow_move_nothing(kind):
+    """Observations of 1e15 give a finite loss and gradients of 1e25 and more, whose squares Adam can't keep."""
+    made = replace(learner(kind), dtype=torch.float32)
+    batch = batch_of(dtype=torch.float32)
+    state, noise = made.init([generator(0)]), made.noise(8, [generator(7)])
+    before = map_rows(torch.clone, state)
+    _, metrics = made.update(state, batch._replace(obs=1e15 * batch.obs), noise)
+    assert metrics["train/critic_loss"].isnan().all()
+    assert same(before, state)
 
 
 @BOTH

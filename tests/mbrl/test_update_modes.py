@@ -8,12 +8,12 @@ import torch
 
 import mbrl.pipelines.updates as module
 from mbrl.learners.fast import GraphedUpdates, ParityError
-from mbrl.learners.networks import leaves
 from mbrl.pipelines.agents import SAC
 from mbrl.pipelines.off_policy import train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.recorder import NullRecorder
 from mbrl.pipelines.updates import Updates
+from planners.rows import leaves
 
 TINY = OffPolicyConfig(total_timesteps=60, initial_steps=20, batch_size=8, buffer_size=50, update_every=5, eval_every=0)
 
