@@ -28,7 +28,7 @@ from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.recorder import NullRecorder, Recorder
 from mbrl.pipelines.updates import Updates, due, memory_explained, stacked
-from mbrl.pipelines.value_expansion import expand
+from mbrl.pipelines.value_expansion import Expansion
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -160,6 +160,15 @@ class _Imagined:
             return ReplayBuffer(capacity, obs_dim, action_dim, device=agent.device, dtype=agent.learner.dtype)
 
         self.rows = ModelRows(make, stored=config.checkpoint_model_buffer)
+        self.expand = None
+        if config.targets != "td":
+            self.expand = Expansion(
+                config.targets,
+                agent.learner,
+                model.dynamics,
+                horizon=config.expansion_horizon,
+                discount=config.discount,
+            )
 
     def renew(self, count: Counters, *key: int | str) -> dict[str, float]:
         """Roll the policy out from real states; the oldest model rows give way."""
@@ -200,19 +209,11 @@ class _Imagined:
 
     def draw(self, n: int) -> TransitionBatch:
         """The batch of update n, [1, batch_size, ...], with its targets where those are expanded."""
-        config, batch = self.config, self.draw_block(n, 1)
-        if config.targets == "td":
+        batch = self.draw_block(n, 1)
+        if self.expand is None:
             return TransitionBatch(*(x[0] for x in batch))
-        expanded = expand(
-            TransitionBatch(*(x[0, 0] for x in batch)),
-            self.agent.learner,
-            self.agent.state,
-            self.model.dynamics,
-            kind=config.targets,
-            horizon=config.expansion_horizon,
-            discount=config.discount,
-            generator=generator(self.seed, "expand", 0, n, device=self.agent.device),
-        )
+        g = generator(self.seed, "expand", 0, n, device=self.agent.device)
+        expanded = self.expand(TransitionBatch(*(x[0, 0] for x in batch)), self.agent.state, generator=g)
         return TransitionBatch(*(x[None] for x in expanded))
 
 
@@ -236,7 +237,7 @@ def _check_schedule(env: gym.Env | gym.vector.VectorEnv, agent: Agent, config: M
             f"rollout_length: expected rollouts within an episode, which ends after {limit} steps, got "
             f"{config.rollout_length.last}"
         )
-    if config.targets != "td" and not hasattr(agent.learner, "target_values"):
+    if config.targets != "td" and not hasattr(agent.learner, "valued_actions"):
         raise ValueError(
             f"targets: expected 'td' with {type(agent).__name__}, whose critics can't be asked, got {config.targets!r}"
         )
