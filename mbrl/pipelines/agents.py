@@ -72,7 +72,9 @@ class Agent:
         check_spaces(_Spaces(observation_space, action_space), discrete=self.discrete)  # type: ignore[arg-type]
         self.observation_space, self.action_space, self.seed = observation_space, action_space, seed
         self.device = device_of(device)
-        self.config = with_fields(config or self.config_type(), hyperparameters, f"hyperparameters of {type(self).__name__}")
+        self.config = with_fields(
+            config or self.config_type(), hyperparameters, f"hyperparameters of {type(self).__name__}"
+        )
         self.learner = self.learner_type(*_arguments(observation_space, action_space), config=self.config)
         self.state = self.learner.init([generator(seed, "init", 0, device=self.device)])
         self.updates = self.steps = 0

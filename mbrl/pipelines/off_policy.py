@@ -52,7 +52,8 @@ def train_off_policy(
         env: the environment, or a vector of `config.num_envs` of them.
         agent: learner and state; updated in place.
         config: the settings.
-        seed: of everything random but the agent's initial parameters.
+        seed: of everything random but the agent's initial parameters; an agent that was loaded wants another one than
+            before, or it meets the same episodes and noise again (`Agent.learn` sees to that).
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
         evaluate: `evaluate(agent, steps)` -> metrics, called every `config.eval_every` steps.
         stop: asked after every step; True ends the training with a checkpoint.

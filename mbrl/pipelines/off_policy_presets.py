@@ -1,7 +1,7 @@
 """Settings of off-policy learning by algorithm and environment, as Python; docs/learners says where they come from."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from mbrl.learners.ddpg import DDPGConfig
@@ -87,6 +87,18 @@ def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
 
 PRESETS = _presets()
 """By algorithm and environment id."""
+
+
+def loop_defaults(learner: Any) -> OffPolicyConfig:
+    """The loop's settings in `DEFAULTS` for a learner's: of its kind, and of SAC's kin of the nearest.
+
+    Nearest is where the fewest hyperparameters differ; SAC itself where it is as near as another.
+    """
+
+    def differing(preset: OffPolicyPreset) -> int:
+        return sum(getattr(preset.learner, field.name) != getattr(learner, field.name) for field in fields(learner))
+
+    return min((p for p in DEFAULTS.values() if type(p.learner) is type(learner)), key=differing).config
 
 
 def off_policy_preset(algorithm: str, env_id: str) -> OffPolicyPreset:

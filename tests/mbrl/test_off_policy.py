@@ -26,6 +26,7 @@ TINY = OffPolicyConfig(
     total_timesteps=60, initial_steps=20, batch_size=8, buffer_size=50, eval_every=0, checkpoint_every=15
 )
 SMALL = (8, 8)
+OBS = Box(-1, 1, (3,))
 
 KINDS: dict[str, tuple[str, type[Agent], dict[str, Any]]] = {
     "sac": ("Pendulum-v1", SAC, {}),
@@ -131,7 +132,8 @@ def test_an_agent_is_saved_and_loaded(algorithm: str, tmp_path: Path) -> None:
     assert loaded.updates == agent.updates
     assert loaded.config == agent.config
     env = gym.make(KINDS[algorithm][0])
-    assert loaded.learn(30, env, initial_steps=10, batch_size=8).updates == agent.updates + 20
+    loaded.learn(30, env, initial_steps=10, batch_size=8, update_ratio=1, buffer_size=50)
+    assert loaded.updates == agent.updates + 20
 
 
 @ALL
@@ -155,6 +157,71 @@ def test_learning_twice_goes_on() -> None:
     assert len(agent.buffer.episode_ids().unique()) == 2
     with pytest.raises(ValueError, match="buffer_size, num_envs: expected 100 and 1, as the agent"):
         agent.learn(10, env, initial_steps=20, buffer_size=200, batch_size=8)
+
+
+def test_what_was_loaded_does_not_repeat_its_first_training(tmp_path: Path) -> None:
+    env, settings = gym.make("Pendulum-v1"), {"initial_steps": 20, "batch_size": 8, "buffer_size": 100}
+    agent = SAC(env.observation_space, env.action_space, hidden=SMALL)
+    agent.save(tmp_path / "fresh")
+    agent.learn(30, env, **settings)
+    agent.save(tmp_path / "trained")
+    rows = []
+    for name in ("fresh", "trained"):
+        buffer = SAC.load(tmp_path / name).learn(30, env, **settings).buffer
+        assert buffer is not None
+        rows.append(buffer.all())
+    assert agent.buffer is not None
+    first = agent.buffer.all()
+    assert torch.equal(rows[0].obs, first.obs)  # nothing had been drawn yet
+    assert torch.equal(rows[0].action, first.action)
+    assert not set(rows[1].obs[:, 0].tolist()) & set(first.obs[:, 0].tolist())
+    assert not set(rows[1].action[:, 0].tolist()) & set(first.action[:, 0].tolist())
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "expected"),
+    [
+        (SAC, {}, (100, 256, 1.0)),
+        (SAC, {"lr": 1e-3, "hidden": SMALL, "actor_every": 2}, (100, 256, 1.0)),
+        (SAC, {"config": REDQ, "hidden": SMALL, "lr": 1e-3}, (5_000, 256, 20.0)),
+        (SAC, {"config": DROQ, "dropout": 0.1}, (5_000, 256, 20.0)),
+        (TD3, {}, (100, 256, 1.0)),
+        (DQN, {"hidden": SMALL}, (1_000, 64, 1.0)),
+        (DiscreteSAC, {}, (1_000, 64, 1.0)),
+    ],
+)
+def test_learning_starts_from_the_settings_of_the_algorithm(
+    kind: type[Agent], chosen: dict[str, Any], expected: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[OffPolicyConfig] = []
+    monkeypatch.setattr(
+        "mbrl.pipelines.off_policy.train_off_policy", lambda env, agent, config, **_: seen.append(config)
+    )
+    agent = kind(OBS, Discrete(2) if kind.discrete else Box(-1, 1, (1,)), **chosen)
+    env = gym.make("Pendulum-v1")
+    agent.learn(7_000, env).learn(6_000, env, update_ratio=3, device="cpu")
+    assert (seen[0].initial_steps, seen[0].batch_size, seen[0].update_ratio) == expected
+    assert (seen[1].initial_steps, seen[1].batch_size, seen[1].update_ratio) == (*expected[:2], 3)
+    assert seen[0].total_timesteps == 7_000
+
+
+def test_names_that_are_no_settings_are_told() -> None:
+    box = Box(-1, 1, (1,))
+    with pytest.raises(ValueError, match=r"learning_rate: expected hyperparameters of SAC, which are hidden, lr, tau,"):
+        SAC(OBS, box, learning_rate=1e-3)
+    with pytest.raises(ValueError, match=r"learning_starts, gamma: expected settings of learn, which are total_time"):
+        SAC(OBS, box, hidden=SMALL).learn(200, gym.make("Pendulum-v1"), learning_starts=10, gamma=0.9)
+
+
+@pytest.mark.parametrize("kind", [SAC, TD3, DDPG, DQN, DiscreteSAC])
+def test_only_policies_that_are_stochastic_are_sampled_by_predict(kind: type[Agent]) -> None:
+    """DQN draws its epsilon here, as stable-baselines3 does; TD3 and DDPG have noise in training only."""
+    agent = kind(OBS, Discrete(5) if kind.discrete else Box(-1, 1, (1,)), hidden=SMALL)
+    obs = np.zeros((200, 3), dtype=np.float32)
+    assert len(np.unique(agent.predict(obs, deterministic=True)[0])) == 1
+    assert (len(np.unique(agent.predict(obs)[0])) > 1) is agent.samples
+    assert len(np.unique(agent.explore(obs, torch.Generator().manual_seed(0)))) > 1
+    assert agent.samples is (kind not in (TD3, DDPG))
 
 
 def test_predicting_does_not_disturb_training() -> None:
@@ -296,6 +363,12 @@ def test_a_full_device_names_the_buffer() -> None:
         memory_explained({"b": 2_000_000, "a": 3_000_000_000_000}),
     ):
         torch.zeros(10**14)
+    for text in (
+        "CUDA error: out of memory\nmore",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`",
+    ):
+        with pytest.raises(MemoryError, match="Make a smaller"), memory_explained({"a": 1}):
+            raise RuntimeError(text)
     with pytest.raises(RuntimeError, match="size"), memory_explained({"a": 1}):
         torch.zeros(2) + torch.zeros(3)  # another error stays what it is
 
@@ -367,9 +440,6 @@ def test_a_setting_that_can_not_be_is_named(change: dict[str, Any], message: str
         train("sac", replace(TINY, **change))
 
 
-OBS = Box(-1, 1, (3,))
-
-
 class Spaces(NamedTuple):
     kind: type[Agent]
     observation_space: gym.Space
@@ -399,6 +469,11 @@ def test_an_environment_must_fit_the_agent() -> None:
     agent = SAC(OBS, Box(-1, 1, (2,)), hidden=SMALL)
     with pytest.raises(ValueError, match="env: expected action_space"):
         agent.learn(200, gym.make("Pendulum-v1"))
+    narrow = SAC(gym.make("Pendulum-v1").observation_space, Box(-1, 1, (1,)), hidden=SMALL)
+    with pytest.raises(ValueError, match=r"env: expected action_space Box\(-1.*got Box\(-2"):
+        narrow.learn(200, gym.make("Pendulum-v1"))
+    with pytest.raises(ValueError, match=r"SAC is for continuous actions, got Discrete\(2\): use DQN"):
+        narrow.learn(200, gym.make("CartPole-v1"))
 
 
 @pytest.mark.parametrize("obs", [np.zeros(4), np.array([0.0, np.nan, 0.0])], ids=["size", "nan"])
