@@ -46,6 +46,7 @@ class _Guarded:
 
     def __init__(self, env: AsyncVectorEnv, index: int, pipe: Connection, timeout: float) -> None:
         self.env, self.index, self.pipe, self.timeout = env, index, pipe, timeout
+        self._closing = False
 
     @property
     def closed(self) -> bool:
@@ -58,6 +59,7 @@ class _Guarded:
         return self.pipe.poll(timeout)
 
     def send(self, message: Any) -> None:
+        self._closing = message[0] == "close"
         try:
             self.pipe.send(message)
         except OSError:  # a broken pipe
@@ -78,7 +80,7 @@ class _Guarded:
         deadline = time.monotonic() + self.timeout
         while not self.pipe.poll(max(0.0, min(_LOOK_EVERY, deadline - time.monotonic()))):
             dead = [i for i, process in enumerate(self.env.processes) if process.exitcode is not None]
-            if dead:
+            if dead and not self._closing:  # then the others have ended as they were asked to
                 self._fail(dead[0], "died")
             if time.monotonic() >= deadline:
                 self._fail(self.index, f"gave no answer within {self.timeout:g} s", hangs=True)
@@ -87,7 +89,9 @@ class _Guarded:
         """End all workers, and say what happened to one of them."""
         process = self.env.processes[index]
         if hangs:
-            os.kill(process.pid or 0, signal.SIGUSR1)  # environments of `make_vector_env` print where they are
+            if process.pid and hasattr(signal, "SIGUSR1"):  # Windows has none
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGUSR1)  # environments of `make_vector_env` print where they are
             time.sleep(0.2)
         else:
             process.join(5)

@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import signal
+from multiprocessing.connection import wait
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -52,15 +53,36 @@ def make_vector_env(
 
     def make_watched() -> gym.Env:
         if multiprocessing.parent_process() is not None:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all: the one that trains decides
             faulthandler.enable(_STDERR)  # a crash in native code leaves a traceback,
-            faulthandler.register(signal.SIGUSR1, _STDERR)  # and so does a worker that hangs: see `mbrl.data.workers`
+            if hasattr(faulthandler, "register"):  # and so does a worker that hangs, see `mbrl.data.workers`
+                faulthandler.register(signal.SIGUSR1, _STDERR)
         return Watched(make())
 
-    others = multiprocessing.active_children()
     try:
-        return AsyncVectorEnv([make_watched] * num_envs, context=context, autoreset_mode=AutoresetMode.DISABLED)
-    except (EOFError, ConnectionError) as error:
-        for process in set(multiprocessing.active_children()) - set(others):
-            process.kill()
-            process.join()
-        raise RuntimeError(f"env_id: a worker died while it made {env_id!r}; what it printed stands above") from error
+        return _Workers([make_watched] * num_envs, context=context, autoreset_mode=AutoresetMode.DISABLED)
+    except _Died as died:
+        raise RuntimeError(
+            f"env_id: a worker died while it made {env_id!r}: {died}; what it printed stands above"
+        ) from died
+
+
+class _Died(Exception):
+    """Which workers died, and their exit codes."""
+
+
+class _Workers(AsyncVectorEnv):
+    """Ends all its workers where one dies before it has made its environment."""
+
+    def _check_spaces(self) -> None:
+        try:
+            super()._check_spaces()  # waits for their first answers
+        except (EOFError, ConnectionError) as error:
+            closed = wait([worker.sentinel for worker in self.processes], timeout=5.0)
+            for worker in self.processes:
+                worker.join(5.0 if worker.sentinel in closed else 0.0)  # a sentinel is closed before there is a code
+            codes = [(i, worker.exitcode) for i, worker in enumerate(self.processes) if worker.exitcode is not None]
+            for worker in self.processes:
+                worker.kill()
+                worker.join()
+            raise _Died(", ".join(f"number {i} with exit code {code}" for i, code in codes)) from error

@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import gymnasium as gym
@@ -126,6 +127,38 @@ def test_slow_is_not_dead():
     assert nothing_left()
 
 
+def test_closing_slowly_is_not_dying():
+    for slow in (0, 1):
+        env = vector(["", ""])
+        Collector(env, seed=0, worker_timeout=30.0).step(np.zeros((2, 1)))
+        process = env.processes[slow]
+        os.kill(process.pid, signal.SIGSTOP)
+        timer = threading.Timer(1.5, os.kill, (process.pid, signal.SIGCONT))  # by then the other one has ended
+        timer.start()
+        env.close()
+        timer.join()
+        assert nothing_left()
+
+
+def test_a_worker_that_hangs_and_is_gone_when_it_is_signalled(monkeypatch):
+    env = vector(["hang", ""])
+    collector = Collector(env, seed=0, worker_timeout=0.5)
+    collector.step(np.zeros((2, 1)))
+
+    kill = os.kill
+
+    def gone(pid, number):
+        if number == signal.SIGUSR1:
+            raise ProcessLookupError
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", gone)
+    with pytest.raises(WorkerError, match="worker 0 gave no answer"):
+        collector.step(np.zeros((2, 1)))
+    monkeypatch.undo()
+    assert nothing_left()
+
+
 def test_a_guard_is_put_on_once():
     env = vector([""])
     guard(env, 60.0)
@@ -176,7 +209,7 @@ def test_a_divergence_that_a_reset_in_the_same_step_follows_is_noticed(tmp_path,
     env.close()
 
 
-def test_a_worker_that_dies_while_it_makes_its_environment_is_told():
+def test_a_worker_that_dies_while_it_makes_its_environment_is_named():
     class Unmakable(Troubled):
         def __init__(self, render_mode=None):
             super().__init__()
@@ -184,7 +217,9 @@ def test_a_worker_that_dies_while_it_makes_its_environment_is_told():
                 os._exit(3)
 
     gym.register("mbrl-test/Unmakable-v0", entry_point=Unmakable)
-    with pytest.raises(RuntimeError, match="a worker died while it made 'mbrl-test/Unmakable-v0'"):
+    with pytest.raises(
+        RuntimeError, match=r"a worker died while it made 'mbrl-test/Unmakable-v0': number [01] with exit code 3"
+    ):
         make_vector_env("mbrl-test/Unmakable-v0", 2, kind="async")
     del gym.registry["mbrl-test/Unmakable-v0"]
     assert nothing_left()
