@@ -10,6 +10,7 @@ Sources: Sutton (1991), "Dyna, an integrated architecture for learning, planning
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
@@ -74,14 +75,16 @@ def train_dyna(
 
     Raises:
         ValueError: the environment does not fit the agent or the settings, returned something that is not finite, or
-            disagrees with given rewards or ends; or the checkpoint was made with other settings.
+            disagrees with given rewards or ends; the checkpoint was made with other settings; or the actor would never
+            learn from real transitions.
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full; the message says which buffer to make smaller.
     """
     check_match(env, agent, config.device)
+    _check_turns(agent, config)
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
-    model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
     with memory_explained({"buffer_size": buffer_bytes(config.buffer_size, *agent.sizes)}):
+        model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
         real = agent.experience(config.buffer_size, config.num_envs)
 
         def draw(n: int) -> TransitionBatch:
@@ -137,3 +140,14 @@ def train_dyna(
             loop.evaluate(agent)
             loop.checkpoint()
     return DynaResult(agent, model.ensemble, real, loop.episodes, count.steps)
+
+
+def _check_turns(agent: Agent, config: DynaConfig) -> None:
+    """Update n is real where 1 + K divides n, and the actor's where `actor_every` divides n + 1."""
+    actor_every, round_of = getattr(agent.config, "actor_every", 1), 1 + config.planning_updates
+    if math.gcd(actor_every, round_of) > 1:
+        raise ValueError(
+            f"planning_updates: expected a number K whose 1 + K has no factor in common with actor_every "
+            f"({actor_every}), got {config.planning_updates}: the actor's updates would all be planned ones, and it "
+            "would never learn from a real transition; take another of the two"
+        )

@@ -8,6 +8,7 @@ from mbrl.learners.dqn import DQNConfig
 from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.learned_model import check_model
 from mbrl.pipelines.off_policy_config import check_off_policy
+from mbrl.pipelines.off_policy_presets import off_policy_preset
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class DynaPreset(NamedTuple):
     """Options of the environment."""
 
 
-_CARTPOLE = DynaConfig(
+_BALANCE = DynaConfig(
     total_timesteps=20_000,
     initial_steps=250,
     planning_updates=4,
@@ -112,13 +113,23 @@ _CARTPOLE = DynaConfig(
     eval_every=500,
     checkpoint_every=1_000,
 )
-_DQN = DQNConfig(hidden=(128, 128), exploration_updates=10_000)
+
+
+def _cartpole() -> DynaPreset:
+    """DQN's settings without a model, and with them four planned updates after each real one."""
+    alone, learner, env_kwargs = off_policy_preset("dqn", "CartPole-v1")
+    shared = ("initial_steps", "update_every", "update_ratio", "batch_size", "n_step", "eval_every")
+    config = replace(_BALANCE, **{name: getattr(alone, name) for name in shared})
+    # Planned updates count as well: exploration takes as many real steps as without them.
+    exploration = learner.exploration_updates * (1 + config.planning_updates)
+    return DynaPreset(config, replace(learner, exploration_updates=exploration), env_kwargs)
+
 
 PRESETS: dict[str, DynaPreset] = {
-    "CartPole-v1": DynaPreset(_CARTPOLE, _DQN, {}),
-    "InvertedPendulum-v5": DynaPreset(replace(_CARTPOLE, batch_size=128), SACConfig(lr=1e-3), {}),
+    "CartPole-v1": _cartpole(),
+    "InvertedPendulum-v5": DynaPreset(replace(_BALANCE, batch_size=128), SACConfig(lr=1e-3), {}),
 }
-"""By environment id; how they were found is in docs/dyna.md."""
+"""By environment id; docs/results.md has what was measured with them."""
 DEFAULTS = {"sac": DynaPreset(DynaConfig(), SACConfig(), {}), "dqn": DynaPreset(DynaConfig(), DQNConfig(), {})}
 """By learner."""
 

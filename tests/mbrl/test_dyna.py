@@ -9,7 +9,8 @@ import torch
 
 from mbrl.pipelines.agents import DQN, SAC
 from mbrl.pipelines.dyna import DynaResult, train_dyna
-from mbrl.pipelines.dyna_config import DynaConfig
+from mbrl.pipelines.dyna_config import DynaConfig, dyna_preset
+from mbrl.pipelines.off_policy_presets import off_policy_preset
 from mbrl.types import TransitionBatch
 from planners.rows import leaves
 from tests.mbrl.test_mbpo import Memory, same
@@ -83,6 +84,34 @@ def test_each_real_update_is_followed_by_planned_ones() -> None:
         allowed = torch.tensor([0.0, 0.99] if n % 3 == 0 else [0.0, 0.99**2])
         assert torch.isclose(batch.discount[0][:, None], allowed).any(1).all()
     assert result.steps == 70
+
+
+@pytest.mark.parametrize(("actor_every", "planning"), [(20, 4), (2, 5), (3, 2)])
+def test_an_actor_that_would_learn_from_the_model_alone_is_refused(actor_every: int, planning: int) -> None:
+    env = gym.make(CONTINUOUS)
+    agent = SAC(env.observation_space, env.action_space, 1, hidden=(8, 8), actor_every=actor_every)
+    with pytest.raises(
+        ValueError, match=rf"planning_updates: expected .* actor_every \({actor_every}\), got {planning}"
+    ):
+        train(replace(TINY, planning_updates=planning), agent=agent)
+
+
+@pytest.mark.parametrize(("actor_every", "planning"), [(2, 4), (20, 2), (5, 0)])
+def test_else_the_actor_learns_from_real_transitions_too(actor_every: int, planning: int) -> None:
+    updates = range(actor_every * (1 + planning))
+    turns = [n for n in updates if (n + 1) % actor_every == 0 and n % (1 + planning) == 0]
+    assert len(turns) == 1  # in as many updates as it takes for the pattern to begin again
+    env = gym.make(CONTINUOUS)
+    agent = SAC(env.observation_space, env.action_space, 1, hidden=(8, 8), actor_every=actor_every)
+    assert train(replace(TINY, planning_updates=planning, total_timesteps=32), agent=agent).steps == 32
+
+
+def test_cartpole_has_the_settings_of_dqn_without_a_model() -> None:
+    config, learner, _ = dyna_preset("CartPole-v1")
+    alone, dqn, _ = off_policy_preset("dqn", "CartPole-v1")
+    assert learner.exploration_updates / (1 + config.planning_updates) == dqn.exploration_updates
+    assert replace(learner, exploration_updates=dqn.exploration_updates) == dqn
+    assert (config.update_ratio, config.update_every, config.n_step) == (alone.update_ratio, alone.update_every, 5)
 
 
 def test_counts_and_metrics() -> None:
