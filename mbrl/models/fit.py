@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from mbrl.data.normalizer import Normalizer
@@ -48,6 +48,8 @@ class FitReport(NamedTuple):
     """Squared error of the scaled targets on the holdout, of the weights that are kept; NaN without a holdout."""
     elites: Int[Tensor, "elites"]
     """The members to predict with, the best first where there was a holdout."""
+    kept: Bool[Tensor, "members"]
+    """Members that this fit left as they were, for none of its epochs was better on the holdout."""
 
 
 class Rows(NamedTuple):
@@ -127,8 +129,10 @@ def fit(
         raise ValueError(f"lr: training diverged with {lr}; the ensemble is unchanged; try a smaller one")
     mse = score(parameters) if len(held) else torch.full_like(loss, torch.nan)
     best = mse.argsort()[:elites] if len(held) else torch.arange(ensemble.members, device=mse.device)
+    pairs = zip(leaves(parameters), leaves(ensemble.parameters), strict=True)
+    kept = torch.stack([(new == old).flatten(1).all(1) for new, old in pairs]).all(0)
     ensemble.replace(parameters, scale_in, scale_out, best)
-    return FitReport(total, math.ceil(total / per_epoch), loss, mse, best)
+    return FitReport(total, math.ceil(total / per_epoch), loss, mse, best, kept)
 
 
 def _train_steps(

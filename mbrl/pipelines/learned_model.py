@@ -190,6 +190,7 @@ class LearnedModel:
             "model/train_loss": float(report.train_loss.mean()),
             "model/holdout_mse": float(report.holdout_mse[report.elites].mean()),
             "model/fit_steps": float(report.steps),
+            "model/members_kept": float(report.kept.sum()),
         }
         if self._learned_ends is not None:
             row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number), steps=ENDS_STEPS)

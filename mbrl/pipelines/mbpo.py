@@ -11,6 +11,7 @@ lists the deviations.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
@@ -79,19 +80,20 @@ def train_mbpo(
 
     Raises:
         ValueError: the environment does not fit the agent or the settings, returned something that is not finite, or
-            disagrees with given rewards or ends; or the checkpoint was made with other settings.
+            disagrees with given rewards or ends; the checkpoint was made with other settings; or the model returned
+            nothing finite.
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full; the message says which buffer to make smaller.
     """
     check_match(env, agent, config.device)
     _check_schedule(env, agent, config)
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
-    model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
     takes = {
         "buffer_size": buffer_bytes(config.buffer_size, *agent.sizes),
         "rollout_starts": buffer_bytes(_capacity(config, config.rollout_length.last), *agent.sizes),
     }
     with memory_explained(takes):
+        model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
         real = agent.experience(config.buffer_size, config.num_envs)
         imagined = _Imagined(agent, model, real, config, seed)
         updates = Updates(
@@ -171,7 +173,11 @@ class _Imagined:
             )
 
     def renew(self, count: Counters, *key: int | str) -> dict[str, float]:
-        """Roll the policy out from real states; the oldest model rows give way."""
+        """Roll the policy out from real states; the oldest model rows give way.
+
+        Raises:
+            ValueError: the model returned nothing finite.
+        """
         config = self.config
         if config.real_rows == config.batch_size:
             return {}
@@ -179,8 +185,14 @@ class _Imagined:
         g = generator(self.seed, "rollout", 0, count.fits, *key, device=self.agent.device)
         starts = self.real.sample(config.rollout_starts, generator=g).obs
         made = rollout(self.model.dynamics, self.model.act, starts, length, generator=g).transitions()
+        count.model_steps += config.rollout_starts * length
+        if not len(made.obs):
+            raise ValueError(
+                f"model: expected finite predictions, got none in {config.rollout_starts} rollouts after fit "
+                f"{count.fits}, at {count.steps} real steps: the ensemble, or a reward given to it, is broken; try a "
+                "smaller model_lr, and look at model/train_loss and model/rmse_1"
+            )
         self.rows.extend(made, _capacity(config, length))
-        count.model_steps += len(made.obs)
         return {
             "model/rollout_length": length,
             "model/rows": len(self.rows),
@@ -191,9 +203,17 @@ class _Imagined:
 
     def refill(self, count: Counters) -> None:
         """After a checkpoint without model rows: as many rollouts as are kept, by the policy and the model of now."""
-        if count.fits and not len(self.rows):
-            for i in range(min(count.fits, _kept(self.config))):
-                self.renew(count, "refill", i)
+        config = self.config
+        all_real, finished = config.real_rows == config.batch_size, count.steps >= config.total_timesteps
+        if not count.fits or len(self.rows) or all_real or finished:
+            return
+        warnings.warn(
+            "checkpoint_model_buffer: the checkpoint has no model rows, so new ones are made: training goes on, but "
+            "not bit for bit as it would have without the interruption",
+            stacklevel=3,
+        )
+        for i in range(min(count.fits, _kept(config))):
+            self.renew(count, "refill", i)
 
     def draw_block(self, first: int, count: int) -> TransitionBatch:
         """Batches of `count` updates numbered from `first`, [count, 1, batch_size, ...]: real rows by count in each."""

@@ -50,7 +50,8 @@ class MBPOConfig:
     rollout_length: Ramp = field(default_factory=lambda: Ramp(1, 15, start=20_000, end=100_000))
     """Steps of each rollout, over real steps."""
     retain_steps: int = 1_000
-    """Real steps for which model rows are kept."""
+    """How many model rows are kept, in real steps: as many as the fits of so many steps, rounded up, make at most
+    (fits * rollout_starts * the present length). Where rollouts end early, rows stay longer."""
     elite_sampling: Literal["ts1", "ts1_independent"] = "ts1_independent"
     """How rows of a rollout meet elites at each step: dealt in equal shares, or drawn independently, as the paper's."""
     reward: Literal["learned", "task"] = "learned"
@@ -154,7 +155,7 @@ _HUMANOID_RUN = replace(
     model_every=1_000,
     retain_steps=5_000,
 )
-# A working point on one CPU core: docs/mbpo.md has what was measured with it.
+# A working point on one CPU core: docs/results.md has what was measured with it.
 _SMALL = MBPOConfig(
     total_timesteps=2_500,
     initial_steps=250,

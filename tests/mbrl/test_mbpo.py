@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.learners.networks import leaves
+from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.agents import SAC
 from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.loop import Counters
@@ -19,6 +19,7 @@ from mbrl.pipelines.mbpo import MBPOResult, _Imagined, train_mbpo
 from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.schedules import Ramp
+from planners.rows import leaves
 
 TINY = MBPOConfig(
     total_timesteps=100,
@@ -110,10 +111,25 @@ def test_checkpoints_may_leave_the_model_rows_out() -> None:
     left = iter(range(66))
     broken = train(config, light, stop=lambda: next(left, None) is None)
     assert not any(name.startswith("imagined/") for name in light.saved[-1][0])
-    resumed = train(config, Memory(light.saved[-1]), stop=lambda: True)
+    with pytest.warns(UserWarning, match="the checkpoint has no model rows.*not bit for bit") as warned:
+        resumed = train(config, Memory(light.saved[-1]), stop=lambda: True)
+    assert len(warned) == 1
     assert resumed.steps == 68
     assert len(resumed.model_buffer) >= len(broken.model_buffer) / 2  # terminations make them differ
     assert resumed.model_buffer.capacity == broken.model_buffer.capacity
+    train(replace(config, total_timesteps=68), light)
+    tensors, meta = light.saved[-1]
+    finished = train(replace(config, total_timesteps=68), Memory((tensors, meta)))  # nothing is left to do
+    assert finished.steps == 68
+    assert finished.model_buffer is None
+
+
+def test_a_model_that_says_nothing_finite_is_named(result: MBPOResult) -> None:
+    env = gym.make("InvertedPendulum-v5")
+    model = LearnedModel(env, result.policy, TINY, seed=0, reward=lambda o, a, n: n[:, 0] * torch.nan)
+    made = _Imagined(result.policy, model, result.buffer, TINY, 0)
+    with pytest.raises(ValueError, match="model: expected finite predictions, got none in 30 rollouts after fit 3, at"):
+        made.renew(Counters(steps=50, fits=3))
 
 
 def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) -> None:
@@ -127,6 +143,9 @@ def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) ->
     assert {"model/rmse_1", "model/disagreement"} <= set(fits[1])
     lengths = [row["model/rollout_length"] for row in memory.rows if "model/rollout_length" in row]
     assert lengths == [1, 2, 3, 3]
+    computed = [row["model/steps"] for row in memory.rows if "model/rollout_length" in row]
+    assert computed == [30, 90, 180, 270]  # 30 starts each, whether rollouts ended early or not
+    assert all(0 <= row["model/members_kept"] <= 3 for row in fits)
     assert memory.rows[-1]["model/gradient_steps"] <= 40
     episodes = [row for row in memory.rows if "rollout/ep_rew_mean" in row]
     assert {"train/q_mean", "train/ent_coef", "model/steps"} <= set(episodes[-1])
@@ -274,3 +293,41 @@ def test_presets_fit_their_environments() -> None:
     assert MBPOConfig().real_rows == 12
     with pytest.raises(ValueError, match="preset: expected one of paper, reference for Hopper-v5, got 'small'"):
         mbpo_preset("Hopper-v5", "small")
+
+
+# Janner et al. (2019) and the authors' code: updates a step, rollout length over real steps, target entropy, steps
+# between fits, random steps first, steps, and real steps whose rows are kept.
+TABLE = {
+    ("InvertedPendulum-v5", "paper"): (10, Ramp(1, 1), -0.05, 250, 500, 20_000, 250),
+    ("InvertedDoublePendulum-v5", "paper"): (10, Ramp(1, 1), -0.05, 250, 500, 20_000, 250),
+    ("Hopper-v5", "paper"): (20, Ramp(1, 15, start=20_000, end=100_000), -1, 250, 5_000, 125_000, 1_000),
+    ("Hopper-v5", "reference"): (20, Ramp(1, 15, start=20_000, end=150_000), -1, 250, 5_000, 125_000, 1_000),
+    ("Walker2d-v5", "paper"): (20, Ramp(1, 1), -3, 250, 5_000, 300_000, 1_000),
+    ("HalfCheetah-v5", "paper"): (40, Ramp(1, 1), -3, 250, 5_000, 400_000, 1_000),
+    ("Ant-v5", "paper"): (20, Ramp(1, 25, start=20_000, end=100_000), -4, 250, 5_000, 300_000, 1_000),
+    ("Humanoid-v5", "paper"): (20, Ramp(1, 25, start=20_000, end=300_000), -2, 1_000, 5_000, 300_000, 5_000),
+}
+
+
+@pytest.mark.parametrize(("env_id", "name"), TABLE)
+def test_presets_are_the_published_ones(env_id: str, name: str) -> None:
+    config, learner, _ = mbpo_preset(env_id, name)
+    assert (
+        config.update_ratio,
+        config.rollout_length,
+        learner.target_entropy,
+        config.model_every,
+        config.initial_steps,
+        config.total_timesteps,
+        config.retain_steps,
+    ) == TABLE[env_id, name]
+    width = 400 if env_id == "Humanoid-v5" else 200
+    assert (config.members, config.elites, config.model_hidden) == (7, 5, (width,) * 4)
+    assert (config.rollout_starts, config.batch_size, config.real_rows) == (100_000, 256, 12)
+    assert learner == SACConfig(target_entropy=learner.target_entropy)
+    assert (learner.hidden, learner.lr, learner.tau, config.discount) == ((256, 256), 3e-4, 0.005, 0.99)
+
+
+def test_every_preset_but_the_small_ones_is_in_the_table() -> None:
+    named = {(env_id, name) for env_id, presets in PRESETS.items() for name in presets}
+    assert named - set(TABLE) == {("InvertedPendulum-v5", "small")}
