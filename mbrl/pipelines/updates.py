@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from mbrl.learners.fast import GraphedUpdates, blocks, check_parity, compiled
+from mbrl.learners.fast import LARGEST, GraphedUpdates, blocks, check_parity, compiled
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import generator
 from mbrl.types import Learner, Metrics, NonFiniteUpdate, TransitionBatch
@@ -112,7 +112,8 @@ def runner(mode: Mode, agent: Trained, draw: Draw, draw_block: DrawBlock | None,
 class Updates:
     """Runs the updates of an agent, stops at the first that is not finite, and keeps the means of what they report.
 
-    On the CPU every update is looked at, elsewhere all that are due at once together: one copy from the device.
+    On the CPU every update is looked at, elsewhere up to `LARGEST` that are due at once together: one copy from the
+    device, which keeps no more batches than that.
 
     Args:
         agent: its state is updated in place, and its updates are counted.
@@ -151,12 +152,12 @@ class Updates:
                 step, and where the batch is.
         """
         self._steps = steps
-        block = 1 if self._singly else max(count, 1)
-        for _ in range(0, count, block):
+        block = 1 if self._singly else LARGEST
+        for done in range(0, count, block):
             self._drawn.clear()
-            first = self.agent.updates
-            self._take(self._run(first, block), first)
-            self.agent.updates = first + block
+            first, size = self.agent.updates, min(block, count - done)
+            self._take(self._run(first, size), first)
+            self.agent.updates = first + size
 
     def metrics(self) -> dict[str, float]:
         """Means, over the updates since this was last asked, of what they reported; nothing where there were none."""
@@ -220,6 +221,10 @@ class Updates:
         )
 
 
+_FULL = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What errors of a full memory say that are not `torch.OutOfMemoryError`: of the CPU, of the driver, of cuBLAS."""
+
+
 @contextmanager
 def memory_explained(buffers: Mapping[str, int]) -> Iterator[None]:
     """Say which buffer to make smaller where the device, or this machine, runs out of memory.
@@ -232,8 +237,8 @@ def memory_explained(buffers: Mapping[str, int]) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; of the CPU's there is no name
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in _FULL):
             raise
         sizes = sorted(buffers.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name}: {size / 1e6:.1f} MB" for name, size in sizes)

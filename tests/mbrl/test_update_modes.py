@@ -78,6 +78,19 @@ def test_graphs_run_the_updates_that_are_due(captures):
     assert not torch.equal(leaves(one.state)[0], leaves(train("eager").state)[0])  # which draws other batches
 
 
+def test_a_long_round_keeps_no_more_batches_than_a_block_has(captures, monkeypatch):
+    take, kept = Updates._take, []
+
+    def watch(self, metrics, first):
+        kept.append((len(metrics), len(self._drawn)))
+        take(self, metrics, first)
+
+    monkeypatch.setattr(Updates, "_take", watch)
+    config = replace(TINY, total_timesteps=70, initial_steps=25, update_every=70, update_ratio=2)
+    assert train("graph", config).updates == 90
+    assert kept == [(40, 40), (40, 40), (10, 10)]
+
+
 def test_graphs_are_refused_where_they_can_not_be(captures):
     agent = train("eager")
     with pytest.raises(ValueError, match="batches here depend on the parameters"):
