@@ -66,7 +66,7 @@ def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
     often = {"redq": REDQ, "droq": DROQ}
     made = {("sac", "Pendulum-v1"): OffPolicyPreset(_PENDULUM, SACConfig(lr=1e-3), {})}
     dqn = DQNConfig(
-        hidden=(64, 64), lr=1e-3, target_every=1, tau=0.02, exploration_final=0.04, exploration_updates=3_500
+        hidden=(64, 64), lr=5e-4, target_every=1, tau=0.005, exploration_final=0.04, exploration_updates=3_500
     )
     made["dqn", "CartPole-v1"] = OffPolicyPreset(_CARTPOLE, dqn, {})
     made["discrete_sac", "CartPole-v1"] = OffPolicyPreset(
