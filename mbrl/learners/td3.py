@@ -40,7 +40,7 @@ from planners.rows import map_rows
 
 @dataclass(frozen=True)
 class TD3Config:
-    """Settings of TD3. The defaults are those of the paper, with the learning rate of stable-baselines3."""
+    """Settings of TD3. The defaults are those of the paper, but for the networks, which are those of its code today."""
 
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers (ReLU) of actor and critics."""

@@ -145,14 +145,12 @@ def test_hand_table_of_double_q_learning():
 
 def test_hand_table_of_traces():
     episode = [Transition(0, 0, 0.0, 0, False, False), *walk([0, 1, 2])]  # state 0 twice, then 1, then the end
-    expected = {"accumulating": 0.5 * (0.25 + 0.5) * 0.5, "replacing": 0.5 * 0.5 * 0.5}
-    for traces, first in expected.items():
-        # lambda 0.5, discount 0.5: a trace fades to a quarter a step; all errors but the last are 0
+    # lambda 0.5, discount 0.5: a trace fades to a quarter a step; all errors but the last are 0
+    for traces, fading in {"accumulating": (1 + 0.25) * 0.25, "replacing": 0.25}.items():
         rule = SarsaLambda(alpha=0.5, discount=0.5, lambda_=0.5, traces=traces)
         tables = rule.tables(3, 1)
         play(rule, tables, episode)
-        fading = {"accumulating": (1 + 0.25) * 0.25, "replacing": 0.25}[traces]
-        assert tables["q"][:, 0].tolist() == [pytest.approx(0.5 * fading), 0.5, 0.0], first
+        assert tables["q"][:, 0].tolist() == [pytest.approx(0.5 * fading), 0.5, 0.0], traces
 
 
 @pytest.mark.parametrize(("first_visit", "expected"), [(True, 0.5**3), (False, (0.5**3 + 0.5) / 2)])
