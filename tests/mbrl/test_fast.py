@@ -157,6 +157,28 @@ def test_a_few_updates_may_round_across_a_kink():
         check_parity(updates_of(made), rounding, state_of(made), together=False)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e3])
+def test_nothing_may_go_wild_even_once(value):
+    """What a quarter of the updates may differ by ends at a share of the norm, and before what is not finite."""
+    made = learner(dtype=torch.float32)
+
+    def wild(state, i):
+        updates_of(made)(state, i)
+        if i == 3:
+            state.actor[0][0][0, 0, 0] = value
+
+    with pytest.raises(ParityError, match="tensor 0 of the state"):
+        check_parity(updates_of(made), wild, state_of(made))
+
+
+def test_a_state_that_is_not_finite_is_no_reference():
+    made = learner()
+    state = state_of(made)
+    state.actor[0][0][0, 0, 0] = torch.inf
+    with pytest.raises(ParityError, match="inf of the norm"):
+        check_parity(updates_of(made), updates_of(made), state)
+
+
 def test_what_can_not_be_compiled_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="updates: expected 'eager', as BehaviorCloningLearner"):
         compiled(BehaviorCloningLearner(*BOUNDS))
@@ -193,8 +215,8 @@ def test_metrics_come_back_by_update_and_run():
 def recorded(captures):
     """In place of a CUDA graph: what runs the body anew, into the same memory, and counts captures."""
 
-    def capture(body, warm_up, generator):
-        captures.append(generator)
+    def capture(body, warm_up, generators):
+        captures.append(generators)
         warm_up()
         memory = []
 
@@ -222,13 +244,14 @@ def test_blocks_are_the_eager_updates_from_the_first_on(kind):
     first = 0
     for count in (4, 4, 3, 3):
         metrics = graphs.run(stacked(made, first, count), first)
-        g, expected = generator(7, "graph", first), []
+        g, expected = generator(7, "graph", 0, first), []
         for n in range(first, first + count):
             expected.append(made.update(plain, batch_of(made, n), made.noise(ROWS, [g]), actor=n % 2 == 1)[1])
         torch.testing.assert_close(metrics, expected, rtol=0, atol=0, check_dtype=False)
         assert all(torch.equal(a, b) for a, b in zip(leaves(state), leaves(plain), strict=True))
         first += count
-    assert len(captures) == 3  # of 4 updates from an even number on, and of 3 from an even and from an odd one
+    # Of 4 updates from an even number on, and of 3 from an even and from an odd one; before these, two to be checked.
+    assert len(captures) == 4
 
 
 def test_metrics_of_a_block_outlive_the_next():
@@ -240,25 +263,78 @@ def test_metrics_of_a_block_outlive_the_next():
     assert [tuple(one.values()) for one in kept] == before
 
 
-def test_several_runs_share_a_block():
-    made = learner("td3")
-    state = made.init([generator(0, "init", run) for run in (0, 1)])
-    metrics = GraphedUpdates(made, state, seed=0, capture=recorded([])).run(stacked(made, 0, 2, runs=2), 0)
+def test_runs_that_share_a_block_are_the_runs_alone():
+    """Each draws from a generator of its own: the first of two is the one that there would be by itself."""
+    made, batches = learner("td3"), stacked(learner("td3"), 0, 2, runs=2)
+    both, one = (made.init([generator(0, "init", run) for run in range(runs)]) for runs in (2, 1))
+    metrics = GraphedUpdates(made, both, seed=0, capture=recorded([])).run(batches, 0)
     assert [value.shape for one in metrics for value in one.values()] == [(2,)] * 6
+    GraphedUpdates(made, one, seed=0, capture=recorded([])).run(map_rows(lambda x: x[:, :1], batches), 0)
+    for shared, alone in zip(leaves(both[:4]), leaves(one[:4]), strict=True):
+        torch.testing.assert_close(shared[:1], alone, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(made.noise(4, [generator(0, "graph", 0, 0)]), made.noise(4, [generator(0, "graph", 1, 0)]))
+
+
+@pytest.mark.parametrize(
+    ("actor_every", "counts", "kinds"),
+    [
+        (20, [1] * 60, 2),  # with the actor and without
+        (20, [5] * 12, 3),  # the actor is the last of four blocks, or has no turn; and the short ones that are checked
+        (20, [20] * 3, 2),
+        (11, [13] * 2, 2),  # 11 places for the actor's turn: singly
+    ],
+)
+def test_few_graphs_serve_all_turns_of_the_actor(actor_every, counts, kinds):
+    made, captures, first = learner("dqn"), [], 0
+    graphs = GraphedUpdates(made, state_of(made), seed=0, actor_every=actor_every, capture=recorded(captures))
+    for count in counts:
+        assert len(graphs.run(stacked(made, first, count), first)) == count
+        first += count
+    assert len(captures) == kinds
 
 
 def test_a_graph_that_does_something_else_is_refused():
     made = learner()
 
-    def broken(body, warm_up, generator):
+    def broken(body, warm_up, generators):
         def replay():
-            generator.manual_seed(0)  # the same noise in every replay
+            generators[0].manual_seed(0)  # the same noise in every replay
             return body()
 
         return replay
 
     with pytest.raises(ParityError):
         GraphedUpdates(made, state_of(made), seed=0, capture=broken).run(stacked(made, 0, 2), 0)
+
+
+class Baking:
+    """A learner whose updates go on with the first batch that they saw since `baking`."""
+
+    def __init__(self, made):
+        self.made, self.noise, self.baking, self.kept = made, made.noise, False, None
+
+    def update(self, state, batch, noise, *, actor):
+        if self.baking:
+            self.kept = batch = self.kept or map_rows(torch.clone, batch)
+        return self.made.update(state, batch, noise, actor=actor)
+
+
+@pytest.mark.parametrize("kind", ["sac", "dqn"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_graph_that_baked_in_its_batch_is_refused(kind, count):
+    made = Baking(learner(kind))
+
+    def baked(body, warm_up, generators):
+        def replay():
+            made.baking = True
+            values = body()
+            made.baking = False
+            return values
+
+        return replay
+
+    with pytest.raises(ParityError):
+        GraphedUpdates(made, state_of(made.made), seed=0, capture=baked).run(stacked(made.made, 0, count), 0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a CUDA device, and there is none here")
@@ -271,7 +347,7 @@ def test_graphs_on_the_device(kind):
     for count in (4, 4, 3):
         batches = map_rows(lambda x: x.cuda(), stacked(made, first, count))
         graphs.run(batches, first)  # which checks itself against eager updates
-        g = generator(7, "graph", first, device="cuda")
+        g = generator(7, "graph", 0, first, device="cuda")
         for i in range(count):
             batch = TransitionBatch(*(x[i] for x in batches))
             made.update(plain, batch, made.noise(ROWS, [g]), actor=(first + i) % 2 == 1)

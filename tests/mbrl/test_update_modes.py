@@ -21,8 +21,8 @@ TINY = OffPolicyConfig(total_timesteps=60, initial_steps=20, batch_size=8, buffe
 def recorded(captures):
     """In place of a CUDA graph: what runs the body anew."""
 
-    def capture(body, warm_up, generator):
-        captures.append(generator)
+    def capture(body, warm_up, generators):
+        captures.append(generators)
         warm_up()
         return body
 
@@ -73,7 +73,7 @@ def test_graphs_run_the_updates_that_are_due(captures):
     """Five at a time, of which the actor's alternate: two kinds of block, and the same training for the same seed."""
     one, other = train("graph"), train("graph")
     assert one.updates == 40
-    assert len(captures) == 4  # two of each training
+    assert len(captures) == 6  # of each training two, and one to be checked
     assert all(torch.equal(a, b) for a, b in zip(leaves(one.state), leaves(other.state), strict=True))
     assert not torch.equal(leaves(one.state)[0], leaves(train("eager").state)[0])  # which draws other batches
 
