@@ -34,6 +34,7 @@ class RunRecorder:
             self._progress.show(row)
 
     def advance(self, steps: int) -> None:
+        self.run.keep_changes()
         if self._progress is not None:
             self._progress.advance(steps)
 

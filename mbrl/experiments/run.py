@@ -36,6 +36,7 @@ class Run:
         self.algo: str = header["algo"]
         self.seed: int = header["seed"]
         self.config: dict[str, Any] = header["config"]
+        self._unwritten: bytes | None = None
         self._mirror = _TensorBoard(path) if tensorboard else None
 
     @classmethod
@@ -98,13 +99,22 @@ class Run:
         return cls(path, header, tensorboard=tensorboard)
 
     def change(self, config: Mapping[str, Any]) -> None:
-        """Go on with another `config`; the one before joins the list `changes` of config.json, with the time."""
+        """Go on with another `config`; the one before joins the list `changes` of config.json, with the time.
+
+        It is written by `keep_changes`, when the run has gone on with it: one that does not fit what has been learned
+        leaves config.json as it was.
+        """
         before = {"until": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "config": self.config}
         header = {**self.header, "config": dict(config), "changes": [*self.header.get("changes", []), before]}
-        text = seal(header).encode()
-        _write_header(self.path, text)
-        self.header = unseal(text)
+        self._unwritten = seal(header).encode()
+        self.header = unseal(self._unwritten)
         self.config = self.header["config"]
+
+    def keep_changes(self) -> None:
+        """Write config.json where `change` has been called since it was written."""
+        if self._unwritten is not None:
+            _write_header(self.path, self._unwritten)
+            self._unwritten = None
 
     @property
     def metrics_path(self) -> Path:

@@ -34,7 +34,8 @@ def change_settings(run: Run, changed: Mapping[str, Any], *, accept: bool) -> No
     """Give a run other settings.
 
     Args:
-        run: whose config.json is written again; what it was is kept beside it, under "changes".
+        run: whose config.json is written again with the next real step; what it was is kept beside it, under
+            "changes".
         changed: dataclasses by their name in config.json.
         accept: whether to write it.
 

@@ -77,8 +77,11 @@ def copy_into(destination: Sequence[Tensor], source: Sequence[Tensor], path: str
         ValueError: number or shapes disagree.
     """
     expected, got = ([list(t.shape) for t in tensors] for tensors in (destination, source))
-    if expected != got:
-        raise ValueError(f"path: expected tensors of shapes {expected} in {path}, got {got}")
+    if len(expected) != len(got):
+        raise ValueError(f"path: expected {len(expected)} tensors in {path}, got {len(got)}")
+    for i, (shape, other) in enumerate(zip(expected, got, strict=True)):
+        if shape != other:
+            raise ValueError(f"path: expected tensor {i} of shape {shape} in {path}, got one of shape {other}")
     for to, tensor in zip(destination, source, strict=True):
         to.copy_(tensor)
 

@@ -104,8 +104,8 @@ class Loop(Generic[Count]):
         episodes: all that ended since training began, or since it was resumed.
 
     Raises:
-        ValueError: the environment is not supported, has another number than `num_envs`, or the checkpoint's settings
-            are others and the recorder does not accept that.
+        ValueError: the environment is not supported, has another number than `num_envs` or spends steps on resets, or
+            the checkpoint's settings are others and the recorder does not accept that, or they do not fit it.
     """
 
     def __init__(
@@ -138,6 +138,12 @@ class Loop(Generic[Count]):
         self.collector = Collector(env, seed=derive(seed, "environment", *key) % 2**31)
         if self.collector.num_envs != config.num_envs:
             raise ValueError(f"num_envs: expected {self.collector.num_envs}, as env has, got {config.num_envs}")
+        if not self.collector.continues and env.metadata.get("autoreset_mode") is gym.vector.AutoresetMode.NEXT_STEP:
+            raise ValueError(
+                "env: expected a vector that spends no steps on resets, which would count as real ones, got one with "
+                "AutoresetMode.NEXT_STEP; make it with autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED, as "
+                "mbrl.envs.make_vector_env does"
+            )
         if checkpoint is not None:
             self._restore_environments(*checkpoint)
         elif count.steps:
@@ -228,7 +234,15 @@ class Loop(Generic[Count]):
         for name, value in meta["counters"].items():
             setattr(self.count, name, value)
         for name, held in self._parts.items():
-            held.load_state_dict(part(tensors, name))
+            try:
+                held.load_state_dict(part(tensors, name))
+            except (ValueError, RuntimeError, KeyError) as error:
+                if not changed:
+                    raise
+                raise ValueError(
+                    f"settings: expected those with which the {name} of the checkpoint was made, or ones that leave "
+                    f"its sizes alone, got others ({describe(changed)}): {error}"
+                ) from error
 
     def _restore_environments(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         if self.collector.continues and "collector" in meta:

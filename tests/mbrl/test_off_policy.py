@@ -419,6 +419,18 @@ def test_workers_go_on_with_new_episodes_and_say_so() -> None:
         env.close()
 
 
+def test_vectors_that_spend_steps_on_resets_are_refused() -> None:
+    makes = [lambda: gym.make("Pendulum-v1")] * 2
+    for wrap, mode in ((False, "DISABLED"), (True, "DISABLED"), (False, "NEXT_STEP")):
+        env: Any = gym.vector.SyncVectorEnv(makes, autoreset_mode=gym.vector.AutoresetMode[mode])
+        env = gym.wrappers.vector.RecordEpisodeStatistics(env) if wrap else env
+        agent = SAC(env.single_observation_space, env.single_action_space, hidden=SMALL)
+        assert agent.learn(40, env, initial_steps=38).steps == 40  # steps of a SyncVectorEnv are taken one by one
+    env = gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("Pendulum-v1", num_envs=2))
+    with pytest.raises(ValueError, match=r"spends no steps on resets.*AutoresetMode\.NEXT_STEP; make it with"):
+        SAC(env.single_observation_space, env.single_action_space, hidden=SMALL).learn(40, env, initial_steps=38)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
