@@ -85,7 +85,10 @@ def train(
     from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
     from mbrl.experiments.pets_runs import create_pets_run
 
+    runs.check_minutes(minutes)
     if algorithm == "pets":
+        if preset is not None:
+            raise ValueError(f"preset: expected none, for pets has one an environment, got {preset!r}")
         run = create_pets_run(root, env_id, config, seed=seed, distill=distill, tensorboard=tensorboard)
     else:
         if distill:
@@ -252,7 +255,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; `mbrl resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        print("stopped; `mbrl resume RUN` goes on from the newest checkpoint, or from the start", file=sys.stderr)
         return 130
 
 
@@ -267,7 +270,8 @@ def _value(args: list[str], option: str) -> str:
 
 def _train_command(args: list[str], env_id: str) -> Callable[..., int]:
     """`train` with the settings of the algorithm that is asked for as options, their defaults from its preset."""
-    algorithm = next((arg for arg in args[1:] if arg in ALGORITHMS), None)
+    values = {i + 1 for i, arg in enumerate(args) if arg.replace("_", "-") in ("--preset", "--root", "--env-id")}
+    algorithm = next((arg for i, arg in enumerate(args) if i not in values and arg in ALGORITHMS), None)
     if algorithm is None:
         return train
     if algorithm == "pets":

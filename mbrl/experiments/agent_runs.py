@@ -1,12 +1,14 @@
 """Runs of agents (learners without planning) in run directories: start, go on, and load what was learned."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from mbrl.data.workers import WorkerError
 from mbrl.envs.make import make_env
 from mbrl.envs.vector import make_vector_env
 from mbrl.experiments.checkpoint import load_checkpoint
@@ -16,6 +18,7 @@ from mbrl.experiments.run import Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import AGENTS, Agent
 from mbrl.pipelines.dyna import train_dyna
+from mbrl.pipelines.dyna_config import PRESETS as DYNA_PRESETS
 from mbrl.pipelines.dyna_config import DynaConfig, dyna_preset
 from mbrl.pipelines.loop import part
 from mbrl.pipelines.mbpo import train_mbpo
@@ -23,6 +26,7 @@ from mbrl.pipelines.mbpo_config import MBPOConfig, mbpo_preset
 from mbrl.pipelines.off_policy import train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.off_policy_presets import DEFAULTS, off_policy_preset
+from mbrl.pipelines.recorder import NullRecorder
 from mbrl.seeding import derive
 
 
@@ -46,9 +50,18 @@ def _off_policy(name: str) -> Algorithm:
     return Algorithm(OffPolicyConfig, train_off_policy, preset)
 
 
+def _dyna(env_id: str, chosen: str | None) -> Any:
+    """Where neither preset nor environment's id says which learner it is, its actions do."""
+    if chosen is None and env_id and env_id.rpartition(":")[2] not in DYNA_PRESETS:
+        env = _environment(env_id, {})
+        chosen = "dqn" if isinstance(env.action_space, gym.spaces.Discrete) else None
+        env.close()
+    return dyna_preset(env_id, chosen)
+
+
 ALGORITHMS: dict[str, Algorithm] = {
     **{name: _off_policy(name) for name in DEFAULTS},
-    "dyna": Algorithm(DynaConfig, train_dyna, dyna_preset),
+    "dyna": Algorithm(DynaConfig, train_dyna, _dyna),
     "mbpo": Algorithm(MBPOConfig, train_mbpo, mbpo_preset),
 }
 
@@ -59,6 +72,17 @@ class AgentSettings(NamedTuple):
     config: Any
     learner: Any
     env_kwargs: dict[str, Any]
+
+
+class _Ready(Exception):
+    """All that training checks before its first step has been checked."""
+
+
+class _UpToTheFirstStep(NullRecorder):
+    """Ends training where it asks for a checkpoint: by then it has met everything that can't be."""
+
+    def load(self) -> None:
+        raise _Ready
 
 
 def create_agent_run(
@@ -86,9 +110,12 @@ def create_agent_run(
 
     Raises:
         ValueError: the environment does not fit, or a setting is out of range: then there is no directory either.
+        MemoryError: the device has no room for the buffers; likewise.
     """
     env = _environment(env_id, env_kwargs or {})
     agent = _agent(env, learner, seed, config.device)
+    with contextlib.suppress(_Ready):
+        ALGORITHMS[algorithm].train(env, agent, config, seed=seed, recorder=_UpToTheFirstStep())
     env.close()
     settings = {"loop": asdict(config), "agent": type(agent).__name__, "learner": asdict(learner)}
     settings["env_kwargs"] = dict(env_kwargs or {})
@@ -138,14 +165,23 @@ def train_agent_run(
         options = {"as_registered": True, "discrete": True, **env_kwargs}
         env = make_vector_env(run.env_id, config.num_envs, kind=config.vector, **options)
     total = config.total_timesteps
+    recorder = RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes)
+    with _closing(env), _closing(eval_env), recorder:
+        return ALGORITHMS[run.algo].train(
+            env, agent, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop
+        )
+
+
+@contextlib.contextmanager
+def _closing(env: gym.Env | gym.vector.VectorEnv) -> Iterator[None]:
+    """Close an environment in the end; what ended the training is told rather than how its workers ended."""
     try:
-        with RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes) as recorder:
-            return ALGORITHMS[run.algo].train(
-                env, agent, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop
-            )
-    finally:
-        env.close()
-        eval_env.close()
+        yield
+    except BaseException:
+        with contextlib.suppress(WorkerError):
+            env.close()
+        raise
+    env.close()
 
 
 def agent_env(run: Run, *, render_mode: str | None = None) -> gym.Env:

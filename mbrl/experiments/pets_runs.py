@@ -10,6 +10,7 @@ import gymnasium as gym
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.collect import Episode
 from mbrl.envs.make import make_env
+from mbrl.envs.vector import make_vector_env
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.evaluate import evaluate
@@ -55,12 +56,14 @@ def train_pets_run(
     run: Run,
     *,
     stop: Callable[[Episode, ReplayBuffer], bool] | None = None,
+    stop_now: Callable[[], bool] | None = None,
     progress: bool = True,
     accept_changes: bool = False,
 ) -> PETSResult:
     """Train a run from its newest checkpoint, or from the start where it has none, to its end."""
     config = pets_config(run)
-    env, eval_env = _training_env(run.env_id, config.num_envs), make_env(run.env_id)
+    eval_env = make_env(run.env_id)
+    env = make_env(run.env_id) if config.num_envs == 1 else make_vector_env(run.env_id, config.num_envs)
 
     def evaluate_now(policy: MPC, steps: int) -> dict[str, float]:
         seed = derive(run.seed, "evaluate", steps)
@@ -68,7 +71,9 @@ def train_pets_run(
 
     total = config.total_timesteps
     with RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes) as recorder:
-        result = train_pets(env, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop)
+        result = train_pets(
+            env, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop, stop_now=stop_now
+        )
         if run.config["distill"] and result.steps >= total:
             cloned = distill(result, eval_env, run.seed)
             cloned.save(run.path / DISTILLED)
@@ -107,10 +112,3 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] =
     agent = PETSAgent(env, pets_config(run), run.seed)
     agent.ensemble.load_state_dict(part(tensors, "ensemble"))
     return agent.evaluation_policy(meta["counters"]["steps"])
-
-
-def _training_env(env_id: str, num_envs: int) -> gym.Env | gym.vector.VectorEnv:
-    if num_envs == 1:
-        return make_env(env_id)
-    mode = gym.vector.AutoresetMode.DISABLED  # the collector resets what has ended
-    return gym.vector.SyncVectorEnv([lambda: make_env(env_id)] * num_envs, autoreset_mode=mode)

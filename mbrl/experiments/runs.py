@@ -1,7 +1,12 @@
 """Runs of every algorithm: go on, change settings, and load what was learned, by what the run directory says it is."""
 
+import contextlib
+import math
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -26,12 +31,23 @@ def train_run(run: Run, *, minutes: float | None = None, progress: bool = True, 
     Raises:
         ValueError: the settings are others, something was not finite, or the environment does not fit.
         MemoryError: the device is full.
+        KeyboardInterrupt: Ctrl-C ended it: with a checkpoint, or without one where it came twice.
     """
-    stop = None if minutes is None else _after(minutes)
-    if run.algo == PETS:
-        asked = None if stop is None else lambda episode, buffer: stop()
-        return pets_runs.train_pets_run(run, stop=asked, progress=progress, accept_changes=accept_changes).steps
-    return int(agent_runs.train_agent_run(run, stop=stop, progress=progress, accept_changes=accept_changes).steps)
+    check_minutes(minutes)
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    settings: dict[str, Any] = {"progress": progress, "accept_changes": accept_changes}
+    with _interrupts() as asked:
+
+        def stop() -> bool:
+            return bool(asked) or time.monotonic() >= end
+
+        if run.algo == PETS:
+            steps = pets_runs.train_pets_run(run, stop_now=stop, **settings).steps
+        else:
+            steps = int(agent_runs.train_agent_run(run, stop=stop, **settings).steps)
+    if asked and steps < total_timesteps(run):
+        raise KeyboardInterrupt
+    return steps
 
 
 def settings_of(run: Run) -> dict[str, Any]:
@@ -72,8 +88,27 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] |
     return agent_runs.load_agent(run, env)
 
 
-def _after(minutes: float) -> Callable[[], bool]:
-    if not minutes > 0:
+def check_minutes(minutes: float | None) -> None:
+    """Raises ValueError where `minutes` is no time to train for."""
+    if minutes is not None and not minutes > 0:
         raise ValueError(f"minutes: expected a positive number, got {minutes}")
-    end = time.monotonic() + 60 * minutes
-    return lambda: time.monotonic() >= end
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Collect the first SIGINT (Ctrl-C) instead of raising, so that training ends between steps; the second raises."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where handlers can't be set
+        yield asked
+        return
+
+    def first(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+        print("\nstopping after this step, with a checkpoint; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

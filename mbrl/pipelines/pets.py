@@ -75,6 +75,7 @@ def train_pets(
     recorder: Recorder | None = None,
     evaluate: Evaluate | None = None,
     stop: StopPETS | None = None,
+    stop_now: Callable[[], bool] | None = None,
 ) -> PETSResult:
     """Train by PETS.
 
@@ -87,6 +88,7 @@ def train_pets(
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
         evaluate: `evaluate(policy, steps)` -> metrics, called every `config.eval_every` steps.
         stop: asked after every finished episode; True ends the training.
+        stop_now: asked after every step, likewise.
 
     Raises:
         ValueError: the environment is not supported, it returned something that is not finite, or the task's reward or
@@ -94,7 +96,7 @@ def train_pets(
     """
     recorder = recorder or NullRecorder()
     agent = PETSAgent(env, config, seed, reward, termination)
-    pets = _PETS(agent, recorder, evaluate, stop)
+    pets = _PETS(agent, recorder, evaluate, lambda: pets.is_over(stop, stop_now))
     loop, count = pets.loop, pets.loop.count
     while loop.goes_on():
         random = count.steps < config.initial_steps
@@ -134,7 +136,9 @@ class _Memory:
 class _PETS:
     """The parts of `train_pets` that are its own."""
 
-    def __init__(self, agent: PETSAgent, recorder: Recorder, evaluate: Evaluate | None, stop: StopPETS | None) -> None:
+    def __init__(
+        self, agent: PETSAgent, recorder: Recorder, evaluate: Evaluate | None, stop: Callable[[], bool]
+    ) -> None:
         config = agent.config
         self.agent, self.config, self.memory = agent, config, _Memory()
         observation_space, action_space = single_spaces(agent.env)
@@ -152,9 +156,13 @@ class _PETS:
             settings=asdict(config),
             recorder=recorder,
             evaluate=evaluate,
-            stop=None if stop is None else lambda: any(stop(episode, self.buffer) for episode in self.loop.finished),
+            stop=stop,
         )
         self.count = self.loop.count
+
+    def is_over(self, stop: StopPETS | None, stop_now: Callable[[], bool] | None) -> bool:
+        finished = stop is not None and any(stop(episode, self.buffer) for episode in self.loop.finished)
+        return finished or (stop_now is not None and stop_now())
 
     def fit_is_due(self) -> bool:
         rounds = 1 + (self.count.steps - self.config.initial_steps) // self.config.fit_every

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,7 +17,10 @@ from mbrl.cli import main
 from mbrl.experiments import runs
 from mbrl.experiments.agent_runs import ALGORITHMS, agent_settings
 from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import Run, read_metrics
+from mbrl.learners.dqn import DQNConfig
+from mbrl.learners.sac import SACConfig
 
 STEPS = 60
 TINY = (
@@ -80,12 +84,15 @@ def kill_at_random(algorithm: str, root: Path) -> Path:
     context.set_forkserver_preload(["mbrl.experiments.runs"])
     process = context.Process(target=main, args=(command(algorithm, root),))
     process.start()
-    saved, deadline = random.Random().randrange(0, 4), time.monotonic() + 60
+    seed = time.time_ns()
+    print(f"killed at a moment drawn with seed {seed}")  # pytest shows it where the test fails
+    moment, deadline = random.Random(seed), time.monotonic() + 60
+    saved = moment.randrange(0, 4)
     while process.is_alive() and time.monotonic() < deadline:
         if len(list(root.glob("*/config.json"))) and steps(root) >= 10 * saved:
             break
         time.sleep(0.02)
-    time.sleep(random.Random().uniform(0, 0.02))
+    time.sleep(moment.uniform(0, 0.02))
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -151,6 +158,23 @@ def test_other_settings_are_shown_and_refused(trained: Any, tmp_path: Path, caps
     (change,) = opened.header["changes"]
     assert change["config"]["learner"]["lr"] == 1e-3
     assert main(["resume", str(run)]) == 0  # the new settings are the run's now
+
+
+def test_settings_that_do_not_fit_leave_the_run_as_it_was(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(trained("sac"), tmp_path / "run")
+    before = (run / "config.json").read_bytes()
+    changes = ["--settings", "hidden=16,16", f"total_timesteps={STEPS + 2}", "--accept-changes"]
+    assert main(["resume", str(run), *changes]) == 2
+    error = capsys.readouterr().err
+    assert "the agent of the checkpoint" in error
+    assert "hidden: [8, 8] -> [16, 16]" in error
+    assert "expected tensor 0 of shape [1, 3, 16] in the checkpoint, got one of shape [1, 3, 8]" in error
+    assert len(error) < 500
+    assert (run / "config.json").read_bytes() == before
+    assert main(["resume", str(run), *changes[:1], *changes[2:]]) == 0  # without the one that does not fit
+    assert load_checkpoint(run)[1]["counters"]["steps"] == STEPS + 2
 
 
 def test_an_update_that_is_not_finite_leaves_its_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,6 +252,10 @@ def test_a_worker_that_dies_is_named(
         ("train sac --env-id Pendulum-v1 --distill", "distill: expected it with pets only"),
         ("train sac --env-id NoSuchTask-v0", "NoSuchTask-v0"),
         ("train sac --env-id Pendulum-v1 --minutes 0", "minutes: expected a positive number"),
+        ("train pets --env-id Pendulum-v1 --preset paper", "preset: expected none, for pets has one an environment"),
+        ("train mbpo --env-id MountainCarContinuous-v0", "termination: expected 'learned' or 'never'"),
+        ("train mbpo --env-id Hopper-v5 --rollout-length.last 2000", "rollout_length: expected rollouts within an"),
+        ("train mbpo --env-id InvertedPendulum-v5 --updates graph", "updates: expected"),
     ],
 )
 def test_bad_input_gets_one_clear_sentence(
@@ -237,6 +265,36 @@ def test_bad_input_gets_one_clear_sentence(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+    assert list(tmp_path.iterdir()) == []  # no run directory that could not go on
+
+
+def test_dyna_takes_the_learner_that_the_actions_ask_for(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {env_id: ALGORITHMS["dyna"].preset(env_id, None).learner for env_id in ("Acrobot-v1", "Pendulum-v1", "")}
+    assert [type(learner) for learner in found.values()] == [DQNConfig, SACConfig, SACConfig]
+    with pytest.raises(SystemExit):
+        main(["train", "--preset", "dqn", "dyna", "--env-id", "CartPole-v1", "--help"])
+    assert "--planning-updates" in capsys.readouterr().out  # dqn, the option's value, is not the algorithm
+
+
+def test_an_interrupt_ends_training_between_steps_with_a_checkpoint(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advance = RunRecorder.advance
+
+    def interrupted(recorder: RunRecorder, steps: int) -> None:
+        advance(recorder, steps)
+        if steps == 27:  # no multiple of anything
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecorder, "advance", interrupted)
+        assert main(command("sac", tmp_path)) == 130
+    (run,) = tmp_path.iterdir()
+    assert "stopping after this step" in capsys.readouterr().err
+    assert load_checkpoint(run)[1]["counters"]["steps"] == 27
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert main(["resume", str(run)]) == 0
+    assert outcome(run) == outcome(trained("sac"))
 
 
 def test_settings_that_are_none_are_named(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,6 +64,14 @@ def test_rounds_alternate_between_fitting_and_acting() -> None:
     assert "model/rmse_1" in rows.rows[[i for i, r in enumerate(rows.rows) if "model/train_loss" in r][1]]
 
 
+def test_it_can_be_stopped_between_steps_and_between_episodes() -> None:
+    left = iter(range(6))
+    env = make_env("InvertedPendulum-v5")
+    assert train_pets(env, TINY, stop_now=lambda: next(left, None) is None).steps == 7
+    result = train_pets(env, TINY, stop=lambda episode, buffer: True)
+    assert result.steps == result.episodes[0].length < TINY.total_timesteps
+
+
 def test_one_round_fits_once() -> None:
     rows = Rows()
     train_pets(make_env("InvertedPendulum-v5"), replace(TINY, fit_every=1000), seed=0, recorder=rows)
