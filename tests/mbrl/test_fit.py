@@ -306,6 +306,14 @@ def test_members_may_take_their_steps_in_any_groups(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(leaves(grouped.parameters), leaves(whole.parameters), rtol=1e-6, atol=1e-6)
 
 
+def test_members_that_no_epoch_improved_are_reported() -> None:
+    ensemble = small()
+    assert not fit(ensemble, linear(), seed=0, batch_size=32, max_steps=20).kept.any()
+    before = [p.clone() for p in leaves(ensemble.parameters)]
+    assert fit(ensemble, linear(), seed=0, batch_size=32, max_steps=20, lr=1e-9).kept.all()
+    assert all(torch.equal(a, b) for a, b in zip(before, leaves(ensemble.parameters), strict=True))
+
+
 def test_a_cap_cuts_early_stopping_short_and_keeps_the_best() -> None:
     free, capped = small(), small()
     whole = fit(free, linear(), seed=0, batch_size=32)
