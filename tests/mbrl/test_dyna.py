@@ -13,7 +13,7 @@ from mbrl.pipelines.dyna_config import DynaConfig, dyna_preset
 from mbrl.pipelines.off_policy_presets import off_policy_preset
 from mbrl.types import TransitionBatch
 from planners.rows import leaves
-from tests.mbrl.test_mbpo import Memory, same
+from tests.mbrl.memory import Memory, same
 
 TINY = DynaConfig(
     total_timesteps=70,

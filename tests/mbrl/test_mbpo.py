@@ -1,14 +1,11 @@
 """MBPO on real environments with tiny budgets: whose rows are in a batch, what the model is, and going on exactly."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 import torch
-from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.learners.sac import SACConfig
@@ -20,6 +17,7 @@ from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.schedules import Ramp
 from planners.rows import leaves
+from tests.mbrl.memory import Memory, same
 
 TINY = MBPOConfig(
     total_timesteps=100,
@@ -43,34 +41,6 @@ TINY = MBPOConfig(
 )
 
 
-class Memory:
-    """A recorder that keeps rows and checkpoints, and gives one back."""
-
-    def __init__(self, start: tuple[dict[str, Tensor], dict[str, Any]] | None = None) -> None:
-        self.start = start
-        self.rows: list[dict[str, float]] = []
-        self.saved: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
-
-    def log(self, row: Mapping[str, float]) -> None:
-        timing = {"time/wall_clock", "time/fps", "time/fit_seconds", "time/rollout_seconds"}
-        self.rows.append({key: value for key, value in row.items() if key not in timing})
-
-    def advance(self, steps: int) -> None:
-        pass
-
-    def save(self, steps: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        self.saved.append(({name: tensor.clone() for name, tensor in tensors.items()}, meta))
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.start
-
-    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
-        return False
-
-    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path | None:
-        return None
-
-
 def make_agent(env: gym.Env, **kwargs: Any) -> SAC:
     return SAC(env.observation_space, env.action_space, 1, hidden=(8, 8), **kwargs)
 
@@ -78,12 +48,6 @@ def make_agent(env: gym.Env, **kwargs: Any) -> SAC:
 def train(config: MBPOConfig = TINY, recorder: Memory | None = None, env_id: str = "InvertedPendulum-v5", **extra: Any):
     env = gym.make(env_id)
     return train_mbpo(env, make_agent(env), config, seed=5, recorder=recorder, **extra)
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert other[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Off-policy training on real environments with tiny budgets, and the agents that it trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
-from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.learners.sac import DROQ, REDQ, SACLearner
@@ -21,6 +20,7 @@ from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.updates import due, memory_explained
 from mbrl.types import NonFiniteUpdate
 from planners.rows import leaves
+from tests.mbrl.memory import Memory, same
 
 TINY = OffPolicyConfig(
     total_timesteps=60, initial_steps=20, batch_size=8, buffer_size=50, eval_every=0, checkpoint_every=15
@@ -47,45 +47,9 @@ def agent_for(algorithm: str, env: gym.Env) -> Agent:
 ALL = pytest.mark.parametrize("algorithm", KINDS)
 
 
-class Memory:
-    """A recorder that keeps rows and checkpoints, and gives the newest checkpoint of another back."""
-
-    def __init__(self, start: tuple[dict[str, Tensor], dict[str, Any]] | None = None, accept: bool = False) -> None:
-        self.start, self.accept = start, accept
-        self.rows: list[dict[str, float]] = []
-        self.saved: list[tuple[dict[str, Tensor], dict[str, Any]]] = []
-        self.kept: dict[str, dict[str, Tensor]] = {}
-
-    def log(self, row: Mapping[str, float]) -> None:
-        timing = {"time/wall_clock", "time/fps"}
-        self.rows.append({key: value for key, value in row.items() if key not in timing})
-
-    def advance(self, steps: int) -> None:
-        pass
-
-    def save(self, steps: int, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        self.saved.append(({name: tensor.clone() for name, tensor in tensors.items()}, meta))
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        return self.start
-
-    def accepts(self, changed: Mapping[str, tuple[Any, Any]]) -> bool:
-        return self.accept
-
-    def keep(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
-        self.kept[name] = {key: value.clone() for key, value in tensors.items()}
-        return Path(name)
-
-
 def train(algorithm: str, config: OffPolicyConfig = TINY, recorder: Memory | None = None, **extra: Any) -> Any:
     env = gym.make(KINDS[algorithm][0], max_episode_steps=13)
     return train_off_policy(env, agent_for(algorithm, env), config, seed=5, recorder=recorder, **extra)
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert other[name].numpy().tobytes() == tensor.numpy().tobytes(), name
 
 
 @ALL
