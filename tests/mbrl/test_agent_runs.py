@@ -279,7 +279,7 @@ def test_dyna_takes_the_learner_that_the_actions_ask_for(capsys: pytest.CaptureF
 def test_an_interrupt_ends_training_between_steps_with_a_checkpoint(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    advance = RunRecorder.advance
+    advance, before = RunRecorder.advance, signal.getsignal(signal.SIGINT)  # a background job begins with SIG_IGN
 
     def interrupted(recorder: RunRecorder, steps: int) -> None:
         advance(recorder, steps)
@@ -292,7 +292,7 @@ def test_an_interrupt_ends_training_between_steps_with_a_checkpoint(
     (run,) = tmp_path.iterdir()
     assert "stopping after this step" in capsys.readouterr().err
     assert load_checkpoint(run)[1]["counters"]["steps"] == 27
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert main(["resume", str(run)]) == 0
     assert outcome(run) == outcome(trained("sac"))
 

@@ -121,7 +121,7 @@ def test_a_learned_model_controls_too(capsys, tmp_path):
         (["--env-id", "InvertedPendulum-v5", "--model", "nowhere"], "nowhere"),
         (["--env-id", "InvertedPendulum-v5", "--steps", "0"], "steps: expected at least 1, got 0"),
         (["--env-id", "InvertedPendulum-v5", "--knots", "-1"], "knots: expected 0"),
-        (["--env-id", "CartPole-v1"], "Discrete actions are for tree search"),
+        (["--env-id", "CartPole-v1"], "and for tree search: planners.mcts"),
         (["--env-id", "Pendulum-v1", "--planner", "uct"], "tree search needs discrete actions"),
         (["--env-id", "Pendulum-v1", "--terminal-value"], "terminal_value: expected False"),
         (["--env-id", "Pendulum-v1", "--deadline-ms", "0"], "deadline_ms: expected a positive"),
