@@ -204,6 +204,13 @@ class DiscreteSACLearner:
         below = log_prob.exp().cumsum(-1)[..., :-1]  # without the last, which rounding may leave below 1
         return (below <= noise[..., None]).sum(-1)
 
+    @torch.no_grad()
+    def log_prob(
+        self, state: DiscreteSACState, obs: Float[Tensor, "runs rows obs"], action: Int[Tensor, "runs rows"]
+    ) -> Float[Tensor, "runs rows"]:
+        """Log-probability of actions under the policy, where it samples."""
+        return _log_prob(state.actor, obs).gather(-1, action[..., None])[..., 0]
+
 
 def _log_prob(actor: MLP, obs: Tensor) -> Float[Tensor, "runs rows actions"]:
     return torch.log_softmax(mlp(actor, obs), -1)

@@ -40,6 +40,27 @@ def squashed_gaussian(
     return torch.tanh(u), (normal - slope).sum(-1)
 
 
+def squashed_gaussian_log_prob(
+    mean: Float[Tensor, "*rows act"], log_std: Float[Tensor, "*rows act"], action: Float[Tensor, "*rows act"]
+) -> Float[Tensor, "*rows"]:
+    """The log-probability density of given actions in [-1, 1]: `squashed_gaussian` with the noise worked out from them.
+
+    Actions at a bound, where tanh has been rounded to 1, are taken to be half a rounding of their type inside of it:
+    any larger u may have been meant, so that only ratios of such densities mean much.
+
+    Args:
+        mean: before tanh.
+        log_std: logarithm of the standard deviation before tanh.
+        action: in [-1, 1]; slightly beyond by rounding is within.
+    """
+    inside = 1 - torch.finfo(action.dtype).eps / 2
+    u = action.double().clamp(-inside, inside).atanh()
+    noise = (u - mean) / log_std.double().exp()
+    slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
+    normal = -0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)
+    return (normal - slope).sum(-1).to(mean.dtype)
+
+
 def gaussian_head(
     output: Float[Tensor, "*rows two_act"],
 ) -> tuple[Float[Tensor, "*rows act"], Float[Tensor, "*rows act"]]:

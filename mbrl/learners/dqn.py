@@ -160,3 +160,12 @@ class DQNLearner:
             return greedy
         whether, which = noise.unbind(-1)
         return torch.where(whether < self.epsilon(state), (which * self.actions).long(), greedy)
+
+    @torch.no_grad()
+    def log_prob(
+        self, state: DQNState, obs: Float[Tensor, "runs rows obs"], action: Int[Tensor, "runs rows"]
+    ) -> Float[Tensor, "runs rows"]:
+        """Log-probability of actions under the epsilon-greedy policy; -inf for what it never does."""
+        epsilon = self.epsilon(state)
+        greedy = mlp(state.q, obs).argmax(-1) == action
+        return torch.where(greedy, 1 - epsilon + epsilon / self.actions, epsilon / self.actions).log()

@@ -23,7 +23,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from mbrl.learners.distributions import ActionBounds, action_bounds, gaussian_head, squashed_gaussian
+from mbrl.learners.distributions import (
+    ActionBounds,
+    action_bounds,
+    gaussian_head,
+    squashed_gaussian,
+    squashed_gaussian_log_prob,
+)
 from mbrl.learners.networks import (
     MLP,
     Adam,
@@ -272,6 +278,19 @@ class SACLearner:
             mean, _ = gaussian_head(mlp(state.actor, obs))
             return state.bounds.action(torch.tanh(mean))
         return state.bounds.action(self._sample(state.actor, obs, noise)[0])
+
+    @torch.no_grad()
+    def log_prob(
+        self, state: SACState, obs: Float[Tensor, "runs rows obs"], action: Float[Tensor, "runs rows act"]
+    ) -> Float[Tensor, "runs rows"]:
+        """Log-probability density that the policy, where it samples, gives to actions of the environment.
+
+        The density is that of actions in the environment's units: less than that of actions in [-1, 1], which the
+        temperature's target speaks of, by the sum of the logarithms of half the action ranges.
+        """
+        unit = state.bounds.unit(action)
+        own = squashed_gaussian_log_prob(*gaussian_head(mlp(state.actor, obs)), unit)
+        return own - state.bounds.half_range.log().sum(-1)
 
     @torch.no_grad()
     def target_values(

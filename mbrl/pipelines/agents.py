@@ -164,6 +164,30 @@ class Agent:
         """Actions [rows, act] or [rows] as in training, for observations [rows, obs]: sampled, or with noise."""
         return self._act(obs, self.learner.act_noise(len(obs), [generator]))
 
+    def log_prob(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Log-probabilities of actions under the policy of `explore`: of densities where actions are continuous.
+
+        Args:
+            obs: [rows, obs].
+            action: [rows, act] in the environment's units, or whole numbers [rows].
+
+        Returns:
+            [rows], in units of the environment's actions.
+
+        Raises:
+            ValueError: the policy has no density, as its actions are a function of observations.
+        """
+        if not hasattr(self.learner, "log_prob"):
+            raise ValueError(
+                f"policy: expected one that draws its actions and knows how likely they are, such as SAC's, got "
+                f"{type(self).__name__}, whose policy is deterministic"
+            )
+        rows = torch.as_tensor(obs, dtype=self.learner.dtype, device=self.device)
+        kind = torch.int64 if self.discrete else self.learner.dtype
+        taken = torch.as_tensor(action, dtype=kind, device=self.device)
+        logs: np.ndarray = self.learner.log_prob(self.state, rows[None], taken[None])[0].cpu().numpy()
+        return logs
+
     def save(self, path: str | Path) -> Path:
         """Write parameters, optimisers and hyperparameters to `path`, whose ending .safetensors is added.
 
