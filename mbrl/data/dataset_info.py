@@ -1,0 +1,64 @@
+"""What a dataset says about itself, and the error of one that is not what it has to be."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+
+class DatasetError(ValueError):
+    """A dataset, or the file of one, is not what it has to be; the message names the episode and row."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a dataset says about itself; everything in it can stand in JSON."""
+
+    env_id: str | None = None
+    """Gymnasium id of the environment; None: unknown."""
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Options it was made with, beside the registered ones."""
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    """Bounds of the environment's actions; None: unknown, or discrete."""
+    actions: int | None = None
+    """How many discrete actions there are; None: actions are continuous."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that the data were made with."""
+    description: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Where the data come from: the policy and run, or the file that they were imported from."""
+
+    @staticmethod
+    def of(env: gym.Env, **fields: Any) -> "DatasetInfo":
+        """What an environment tells; `fields` are the others.
+
+        Raises:
+            ValueError: the action space is neither a flat Box nor a Discrete from 0.
+        """
+        space: dict[str, Any]
+        if isinstance(env.action_space, gym.spaces.Discrete) and env.action_space.start == 0:
+            space = {"actions": int(env.action_space.n)}
+        elif isinstance(env.action_space, gym.spaces.Box) and len(env.action_space.shape) == 1:
+            low, high = env.action_space.low.tolist(), env.action_space.high.tolist()
+            space = {"action_low": tuple(low), "action_high": tuple(high)}
+        else:
+            raise ValueError(f"env: expected actions in a flat Box or a Discrete from 0, got {env.action_space}")
+        if env.spec is not None:
+            options = {k: v for k, v in env.spec.kwargs.items() if k != "render_mode"}
+            space = {"env_id": env.spec.id, "env_kwargs": options, **space}
+        return DatasetInfo(**{**space, **fields})
+
+
+def info_text(info: DatasetInfo) -> str:
+    """JSON of `info`, always the same for the same.
+
+    Raises:
+        ValueError: something in it is not representable in JSON.
+    """
+    try:
+        return json.dumps(vars(info), sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"info: expected values that JSON can hold, got {info}: {error}") from None
