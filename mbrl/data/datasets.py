@@ -7,7 +7,7 @@ by a time limit or because collection stopped, it is `truncated`, and values go 
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import gymnasium as gym
@@ -48,7 +48,7 @@ class Dataset:
     """[rows]: log-probability of the action under the policy that chose it; NaN where unknown."""
     lengths: np.ndarray
     """int64 [episodes]: rows of each."""
-    info: DatasetInfo = DatasetInfo()
+    info: DatasetInfo = field(default_factory=DatasetInfo)
 
     def __post_init__(self) -> None:
         for name in ARRAYS:
