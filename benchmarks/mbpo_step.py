@@ -23,8 +23,8 @@ from benchmarks.report import compare
 from benchmarks.workload import ACT, OBS, Products, transitions
 from mbrl.models.fit import fit
 from mbrl.pipelines.agents import SAC
+from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.loop import Counters
 from mbrl.pipelines.mbpo import _Imagined
 from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.recorder import NullRecorder

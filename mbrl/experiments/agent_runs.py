@@ -17,10 +17,10 @@ from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import AGENTS, Agent
+from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.dyna import train_dyna
 from mbrl.pipelines.dyna_config import PRESETS as DYNA_PRESETS
 from mbrl.pipelines.dyna_config import DynaConfig, dyna_preset
-from mbrl.pipelines.loop import part
 from mbrl.pipelines.mbpo import train_mbpo
 from mbrl.pipelines.mbpo_config import MBPOConfig, mbpo_preset
 from mbrl.pipelines.off_policy import train_off_policy

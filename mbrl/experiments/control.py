@@ -16,7 +16,7 @@ from mbrl.experiments.episode import play
 from mbrl.experiments.pets_runs import pets_config
 from mbrl.experiments.run import STEP, Run
 from mbrl.experiments.video import Film
-from mbrl.pipelines.loop import part
+from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.mpc import ModelPolicy, make_policy, true_dynamics
 from mbrl.pipelines.mpc_config import TREES, MPCConfig
 from mbrl.pipelines.pets_agent import PETSAgent

@@ -18,7 +18,7 @@ from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import STEP, Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.learners.behavior_cloning import BehaviorCloning
-from mbrl.pipelines.loop import part
+from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.pets import PETSResult, train_pets
 from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.pipelines.pets_config import PETSConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mbrl.experiments.run import Run
-from mbrl.pipelines.loop import Changes, describe, differences
+from mbrl.pipelines.bookkeeping import Changes, describe, differences
 
 Config = TypeVar("Config")
 

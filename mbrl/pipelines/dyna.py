@@ -21,9 +21,10 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import Agent, check_match
+from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.dyna_config import DynaConfig
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.loop import Counters, Loop, valid_rows
+from mbrl.pipelines.loop import Loop, valid_rows
 from mbrl.pipelines.recorder import NullRecorder, Recorder
 from mbrl.pipelines.updates import Updates, due, memory_explained
 from mbrl.rollout import rollout

@@ -19,7 +19,7 @@ from mbrl.models.fit import FitReport, fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.termination import LearnedTermination
 from mbrl.pipelines.agents import Agent
-from mbrl.pipelines.loop import Counters, part
+from mbrl.pipelines.bookkeeping import Counters, part
 from mbrl.seeding import derive, generator
 from mbrl.types import TransitionBatch
 from planners.dynamics import Reward, Termination

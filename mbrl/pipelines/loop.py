@@ -15,12 +15,9 @@ environments', and a run that goes on from one repeats what it would have done, 
 
 from __future__ import annotations
 
-import json
-import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -28,6 +25,7 @@ from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.collect import Collected, Collector, Episode, RandomPolicy
+from mbrl.pipelines.bookkeeping import Bookkeeping, Checkpoint, Count, Part, part
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import derive
 from mbrl.types import TransitionBatch
@@ -44,42 +42,6 @@ class LoopConfig(Protocol):
     def eval_every(self) -> int: ...
     @property
     def checkpoint_every(self) -> int: ...
-
-
-@dataclass
-class Counters:
-    """How far training has come. Part of every checkpoint; counters that a loop does not use stay 0."""
-
-    steps: int = 0
-    """Real environment steps."""
-    updates: int = 0
-    """Of the learner."""
-    fits: int = 0
-    """Of the model."""
-    model_gradient_steps: int = 0
-    """Of those fits."""
-    model_steps: int = 0
-    """Steps taken in the model."""
-    seconds: float = 0.0
-    """Of wall-clock before the present process."""
-
-
-class Counts(Protocol):
-    """A dataclass of numbers with at least these two."""
-
-    steps: int
-    seconds: float
-
-
-class Part(Protocol):
-    """Something that a checkpoint has to hold."""
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> Any: ...
-
-
-Count = TypeVar("Count", bound=Counts)
 
 
 class Loop(Generic[Count]):
@@ -124,15 +86,15 @@ class Loop(Generic[Count]):
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.config, self.count, self.seed, self.recorder, self.buffer = config, count, seed, recorder, buffer
-        self._columns, self._parts, self._settings = columns, {"buffer": buffer, **parts}, _plain(settings)
         self._evaluate, self._stop = evaluate, stop
         self._random = RandomPolicy(getattr(env, "single_action_space", env.action_space), seed=derive(seed, "explore"))
         self.finished: list[Episode] = []
         self.episodes: list[Episode] = []
         self._stopped = False
-        checkpoint = recorder.load()
-        if checkpoint is not None:
-            self._restore(*checkpoint)
+        self._books = Bookkeeping(
+            count, seed=seed, columns=columns, parts={"buffer": buffer, **parts}, settings=settings, recorder=recorder
+        )
+        checkpoint = self._books.restore()
         # Whoever goes on without the environments' state must not play the first episodes again.
         key = (count.steps,) if count.steps else ()
         self.collector = Collector(env, seed=derive(seed, "environment", *key) % 2**31)
@@ -145,10 +107,10 @@ class Loop(Generic[Count]):
                 "mbrl.envs.make_vector_env does"
             )
         if checkpoint is not None:
-            self._restore_environments(*checkpoint)
+            self._restore_environments(checkpoint)
         elif count.steps:
             buffer.end_episodes()
-        self._started = time.perf_counter()
+        self._books.begin()
 
     def goes_on(self) -> bool:
         """Whether there is another step to take."""
@@ -175,12 +137,11 @@ class Loop(Generic[Count]):
 
     def x(self) -> dict[str, float]:
         """What stands in every row of metrics: real steps, and what they have cost so far."""
-        counters = {metric: getattr(self.count, name) for metric, name in self._columns.items()}
-        return {"time/total_timesteps": self.count.steps, **counters, "time/wall_clock": self.seconds()}
+        return self._books.x()
 
     def seconds(self) -> float:
         """Wall-clock of the whole run so far, that before a resume included."""
-        return self.count.seconds + time.perf_counter() - self._started
+        return self._books.seconds()
 
     def crossed(self, every: int) -> bool:
         """Whether the last step reached or passed a multiple of `every` real steps; 0: never."""
@@ -188,7 +149,7 @@ class Loop(Generic[Count]):
 
     def log(self, row: Mapping[str, float]) -> None:
         """Log metrics with the x axis."""
-        self.recorder.log({**self.x(), **row})
+        self._books.log(row)
 
     def log_episodes(self, extra: Callable[[], Mapping[str, float]]) -> None:
         """Log each episode that the last step ended, with what `extra()` gives."""
@@ -214,37 +175,15 @@ class Loop(Generic[Count]):
 
     def save(self) -> None:
         """Save everything that training goes on from."""
-        tensors: dict[str, Tensor] = {}
-        meta: dict[str, Any] = {"seed": self.seed, "settings": self._settings}
-        if self.collector.continues:
-            environments, meta["collector"] = self.collector.snapshot()
-            tensors |= {f"collector/{key}": value for key, value in environments.items()}
-        for name, held in self._parts.items():
-            tensors |= {f"{name}/{key}": value for key, value in held.state_dict().items()}
-        meta["counters"] = asdict(self.count) | {"seconds": self.seconds()}  # type: ignore[call-overload]
-        self.recorder.save(self.count.steps, tensors, meta)
+        if not self.collector.continues:
+            self._books.save(self.count.steps)
+            return
+        environments, meta = self.collector.snapshot()
+        tensors = {f"collector/{key}": value for key, value in environments.items()}
+        self._books.save(self.count.steps, tensors, collector=meta)
 
-    def _restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        changed = differences(meta.get("settings", {}), self._settings)
-        if changed and not self.recorder.accepts(changed):
-            raise ValueError(
-                f"settings: expected those of the checkpoint, got others ({describe(changed)}): the results would be "
-                "those of neither; start a new run, or accept the changes (mbrl resume RUN --accept-changes)"
-            )
-        for name, value in meta["counters"].items():
-            setattr(self.count, name, value)
-        for name, held in self._parts.items():
-            try:
-                held.load_state_dict(part(tensors, name))
-            except (ValueError, RuntimeError, KeyError) as error:
-                if not changed:
-                    raise
-                raise ValueError(
-                    f"settings: expected those with which the {name} of the checkpoint was made, or ones that leave "
-                    f"its sizes alone, got others ({describe(changed)}): {error}"
-                ) from error
-
-    def _restore_environments(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def _restore_environments(self, checkpoint: Checkpoint) -> None:
+        tensors, meta = checkpoint
         if self.collector.continues and "collector" in meta:
             self.collector.restore(part(tensors, "collector"), meta["collector"])
             return
@@ -256,32 +195,7 @@ class Loop(Generic[Count]):
         )
 
 
-def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors stored under `name/`, without the prefix."""
-    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-
-
 def valid_rows(collected: Collected) -> TransitionBatch:
     """The rows of a step that are transitions."""
     batch, valid = collected.batch, collected.valid
     return batch if bool(valid.all()) else TransitionBatch(*(x[valid] for x in batch))
-
-
-Changes = dict[str, tuple[Any, Any]]
-"""Settings by name: what they were, and what they are now."""
-
-
-def differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """The settings that both have and that differ; one that only a newer version knows is no difference."""
-    present = _plain(now)
-    return {name: (was, present[name]) for name, was in stored.items() if name in present and present[name] != was}
-
-
-def describe(changed: Changes) -> str:
-    """For people: "lr: 0.0003 -> 0.0001, ..."."""
-    return ", ".join(f"{name}: {was} -> {now}" for name, (was, now) in changed.items())
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, tuples as lists, so that stored ones compare equal."""
-    return json.loads(json.dumps(settings))

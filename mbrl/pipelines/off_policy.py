@@ -15,7 +15,8 @@ import gymnasium as gym
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
 from mbrl.pipelines.agents import Agent, check_match
-from mbrl.pipelines.loop import Counters, Loop
+from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.loop import Loop
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
 from mbrl.pipelines.updates import Updates, due, memory_explained, stacked

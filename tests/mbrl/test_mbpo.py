@@ -10,8 +10,8 @@ import torch
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.agents import SAC
+from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.loop import Counters
 from mbrl.pipelines.mbpo import MBPOResult, _Imagined, train_mbpo
 from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
 from mbrl.pipelines.model_rows import ModelRows

@@ -14,7 +14,7 @@ from gymnasium.spaces import Box, Discrete
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.learners.sac import DROQ, REDQ, SACLearner
 from mbrl.pipelines.agents import DDPG, DQN, SAC, TD3, Agent, DiscreteSAC
-from mbrl.pipelines.loop import differences
+from mbrl.pipelines.bookkeeping import differences
 from mbrl.pipelines.off_policy import OffPolicyResult, train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.updates import due, memory_explained
