@@ -84,6 +84,7 @@ def train(
     from mbrl.experiments import runs
     from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
     from mbrl.experiments.pets_runs import create_pets_run
+    from mbrl.experiments.reports import report_training
 
     runs.check_minutes(minutes)
     if algorithm == "pets":
@@ -98,7 +99,8 @@ def train(
             root, env_id, algorithm, config, learner, seed=seed, env_kwargs=kwargs, tensorboard=tensorboard
         )
     print(f"run directory: {run.path}", flush=True)
-    return _finish(run, runs.train_run(run, minutes=minutes))
+    report_training(run, runs.train_run(run, minutes=minutes))
+    return 0
 
 
 def resume(
@@ -123,13 +125,15 @@ def resume(
     """
     _prepare(threads)
     from mbrl.experiments import runs
+    from mbrl.experiments.reports import report_training
     from mbrl.experiments.run import Run
     from mbrl.experiments.settings import change_settings
 
     opened = Run.open(run, tensorboard=tensorboard)
     if settings:
         change_settings(opened, _changed(runs.settings_of(opened), settings), accept=accept_changes)
-    return _finish(opened, runs.train_run(opened, minutes=minutes, accept_changes=accept_changes))
+    report_training(opened, runs.train_run(opened, minutes=minutes, accept_changes=accept_changes))
+    return 0
 
 
 def evaluate(
@@ -152,20 +156,9 @@ def evaluate(
         threads: CPU threads of torch.
     """
     _prepare(threads, pictures=video)
-    from mbrl.experiments import evaluate as evaluation
-    from mbrl.experiments import runs
-    from mbrl.experiments.run import Run
+    from mbrl.experiments.reports import report_evaluation
 
-    opened = Run.open(run)
-    env = runs.run_env(opened, render_mode="rgb_array" if video else None)
-    player = runs.load_policy(opened, env, policy=policy)
-    path = opened.path / "evaluation.mp4" if video else None
-    result = evaluation.evaluate(player, env, episodes=episodes, seed=seed, video=path)
-    for i, (ret, length) in enumerate(zip(result.returns, result.lengths, strict=True), start=1):
-        print(f"episode {i}: return {ret:.2f}, {length} steps")
-    print(result)
-    if video:
-        print(f"video: {result.video}" if result.video else f"video: none ({result.video_problem})")
+    report_evaluation(run, episodes=episodes, seed=seed, policy=policy, video=video)
     return 0
 
 
@@ -195,14 +188,11 @@ def mpc(
     """
     _prepare(threads, pictures=video)
     from mbrl.experiments.control import control
+    from mbrl.experiments.reports import report_control
 
-    done = control(env_id, config, model=model, seed=seed, steps=steps, video=video, root=root, threads=threads)
-    print(f"run directory: {done.run}")
-    if video:
-        print(f"video: {done.video}" if done.video else f"video: none ({done.video_problem})")
-    if done.latency.missed:
-        print(f"missed deadlines: {done.latency.missed} of {done.latency.plans}")
-    print(f"return: {done.ret:.1f} over {done.steps} steps, p50 {done.latency.p50_ms:.1f} ms")
+    report_control(
+        control(env_id, config, model=model, seed=seed, steps=steps, video=video, root=root, threads=threads)
+    )
     return 0
 
 
@@ -250,8 +240,12 @@ def main(args: list[str] | None = None) -> int:
         )
         return status
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
-        if os.environ.get("MBRL_TRACEBACK") or not _is_told(error):
+        if os.environ.get("MBRL_TRACEBACK"):
             raise
+        if isinstance(error, RuntimeError):
+            from mbrl.experiments.reports import raise_defects
+
+            raise_defects(error)
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -295,28 +289,6 @@ def _changed(present: dict[str, Any], settings: tuple[str, ...]) -> dict[str, An
         name: tyro.cli(type(config), default=config, args=options[name], prog="mbrl resume --settings")
         for name, config in present.items()
     }
-
-
-def _finish(run: Any, steps: int) -> int:
-    """Say how far a run has come, and draw its learning curve."""
-    from mbrl.experiments.plots import plot_runs
-    from mbrl.experiments.runs import total_timesteps
-
-    if steps < total_timesteps(run):
-        print(f"stopped at step {steps} of {total_timesteps(run)}; to go on: mbrl resume {run.path}")
-    print(f"learning curve: {plot_runs([run.path], run.path / 'learning_curve.png')}")
-    print(f"evaluate it: mbrl evaluate {run.path} --episodes 5")
-    return 0
-
-
-def _is_told(error: Exception) -> bool:
-    """Whether the message of an error says all that a user needs; others are defects, and want a traceback."""
-    if not isinstance(error, RuntimeError):
-        return True
-    from mbrl.data.workers import WorkerError
-    from mbrl.learners.fast import ParityError
-
-    return isinstance(error, (WorkerError, ParityError))
 
 
 def _prepare(threads: int, *, pictures: bool = False) -> None:
