@@ -6,7 +6,7 @@ An agent is a learner, a state with one run, and the counts of what it has been 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,11 +23,13 @@ from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
 from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
+from mbrl.pipelines.agent_checks import Spaces, arguments, check_actions, device_of, with_fields
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import derive, generator
 from planners.rows import leaves
 
 UPDATES = "updates"
+_FOR_VECTORS = "use SAC, TD3 or DDPG (mbrl train sac)"
 
 
 class Agent:
@@ -54,7 +56,9 @@ class Agent:
 
     learner_type: ClassVar[type]
     config_type: ClassVar[type]
-    discrete: ClassVar[bool]
+    discrete: ClassVar[bool] = False
+    instead: ClassVar[str] = "use DQN or DiscreteSAC (mbrl train dqn)"
+    """For messages: what to do about actions of the other kind."""
     samples: ClassVar[bool] = True
     """Whether the policy itself draws actions; a deterministic one gets noise in training only."""
 
@@ -68,14 +72,14 @@ class Agent:
         config: Any = None,
         **hyperparameters: Any,
     ) -> None:
-        _check_actions(type(self), action_space)
-        check_spaces(_Spaces(observation_space, action_space), discrete=self.discrete)  # type: ignore[arg-type]
+        check_actions(type(self).__name__, action_space, discrete=self.discrete, instead=self.instead)
+        check_spaces(Spaces(observation_space, action_space), discrete=self.discrete)  # type: ignore[arg-type]
         self.observation_space, self.action_space, self.seed = observation_space, action_space, seed
         self.device = device_of(device)
         self.config = with_fields(
             config or self.config_type(), hyperparameters, f"hyperparameters of {type(self).__name__}"
         )
-        self.learner = self.learner_type(*_arguments(observation_space, action_space), config=self.config)
+        self.learner = self.learner_type(*arguments(observation_space, action_space), config=self.config)
         self.state = self.learner.init([generator(seed, "init", 0, device=self.device)])
         self.updates = self.steps = 0
         self._learning_seed = seed
@@ -86,44 +90,6 @@ class Agent:
     def sizes(self) -> tuple[int, int | None]:
         """Length of observations, and of actions: None where those are discrete."""
         return self.observation_space.shape[0], None if self.discrete else self.action_space.shape[0]  # type: ignore[index]
-
-    def learn(
-        self,
-        total_timesteps: int,
-        env: gym.Env | gym.vector.VectorEnv,
-        *,
-        recorder: Recorder | None = None,
-        evaluate: Callable[[Agent, int], dict[str, float]] | None = None,
-        stop: Callable[[], bool] | None = None,
-        **settings: Any,
-    ) -> Self:
-        """Train on `total_timesteps` more real steps.
-
-        A second call goes on: with the same buffer, counts and parameters, and new episodes. Settings that are not
-        given are those of `mbrl train` without a preset (`off_policy_presets.DEFAULTS`), for SAC of the algorithm whose
-        hyperparameters are nearest: with `config=REDQ` or `DROQ` 20 updates a step, after 5,000 random steps.
-
-        Args:
-            total_timesteps: how many more.
-            env: the environment, or a vector of `num_envs` of them.
-            recorder: see `train_off_policy`.
-            evaluate: see `train_off_policy`.
-            stop: see `train_off_policy`.
-            settings: fields of `OffPolicyConfig`.
-
-        Raises:
-            ValueError: there is no such setting, or see `train_off_policy`.
-        """
-        from mbrl.pipelines.off_policy import train_off_policy  # which knows agents
-        from mbrl.pipelines.off_policy_presets import loop_defaults
-
-        envs = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
-        given = {"device": str(self.device), "num_envs": envs, **settings}
-        given |= {"total_timesteps": self.steps + total_timesteps}
-        config = with_fields(loop_defaults(self.config), given, "settings of learn")
-        seed = self._learning_seed
-        train_off_policy(env, self, config, seed=seed, recorder=recorder, evaluate=evaluate, stop=stop)
-        return self
 
     def predict(
         self,
@@ -268,40 +234,80 @@ class Agent:
         return action
 
 
-class SAC(Agent):
+class _Online(Agent):
+    """An agent that learns by acting."""
+
+    def learn(
+        self,
+        total_timesteps: int,
+        env: gym.Env | gym.vector.VectorEnv,
+        *,
+        recorder: Recorder | None = None,
+        evaluate: Callable[[Agent, int], dict[str, float]] | None = None,
+        stop: Callable[[], bool] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Train on `total_timesteps` more real steps.
+
+        A second call goes on: with the same buffer, counts and parameters, and new episodes. Settings that are not
+        given are those of `mbrl train` without a preset (`off_policy_presets.DEFAULTS`), for SAC of the algorithm whose
+        hyperparameters are nearest: with `config=REDQ` or `DROQ` 20 updates a step, after 5,000 random steps.
+
+        Args:
+            total_timesteps: how many more.
+            env: the environment, or a vector of `num_envs` of them.
+            recorder: see `train_off_policy`.
+            evaluate: see `train_off_policy`.
+            stop: see `train_off_policy`.
+            settings: fields of `OffPolicyConfig`.
+
+        Raises:
+            ValueError: there is no such setting, or see `train_off_policy`.
+        """
+        from mbrl.pipelines.off_policy import train_off_policy  # which knows agents
+        from mbrl.pipelines.off_policy_presets import loop_defaults
+
+        envs = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
+        given = {"device": str(self.device), "num_envs": envs, **settings}
+        given |= {"total_timesteps": self.steps + total_timesteps}
+        config = with_fields(loop_defaults(self.config), given, "settings of learn")
+        seed = self._learning_seed
+        train_off_policy(env, self, config, seed=seed, recorder=recorder, evaluate=evaluate, stop=stop)
+        return self
+
+
+class SAC(_Online):
     """Soft actor-critic; with `config=REDQ` or `config=DROQ` (`mbrl.learners.sac`) its kin."""
 
-    learner_type, config_type, discrete = SACLearner, SACConfig, False
+    learner_type, config_type = SACLearner, SACConfig
 
 
-class TD3(Agent):
+class TD3(_Online):
     """Twin delayed DDPG."""
 
-    learner_type, config_type, discrete, samples = TD3Learner, TD3Config, False, False
+    learner_type, config_type, samples = TD3Learner, TD3Config, False
 
 
-class DDPG(Agent):
+class DDPG(_Online):
     """Deep deterministic policy gradient."""
 
-    learner_type, config_type, discrete, samples = DDPGLearner, DDPGConfig, False, False
+    learner_type, config_type, samples = DDPGLearner, DDPGConfig, False
 
 
-class DQN(Agent):
+class DQN(_Online):
     """Deep Q-learning: double, with n-step targets where the loop has them."""
 
-    learner_type, config_type, discrete = DQNLearner, DQNConfig, True
+    learner_type, config_type, discrete, instead = DQNLearner, DQNConfig, True, _FOR_VECTORS
 
 
-class DiscreteSAC(Agent):
+class DiscreteSAC(_Online):
     """Soft actor-critic for discrete actions."""
 
-    learner_type, config_type, discrete = DiscreteSACLearner, DiscreteSACConfig, True
+    learner_type, config_type, discrete, instead = DiscreteSACLearner, DiscreteSACConfig, True, _FOR_VECTORS
 
 
 AGENTS: dict[str, type[Agent]] = {kind.__name__: kind for kind in (SAC, TD3, DDPG, DQN, DiscreteSAC)}
 """By name, as files and run directories have it."""
-
-CONTINUOUS, DISCRETE = "SAC, TD3 or DDPG (mbrl train sac)", "DQN or DiscreteSAC (mbrl train dqn)"
 
 
 def check_match(env: gym.Env | gym.vector.VectorEnv, agent: Agent, device: str) -> None:
@@ -314,7 +320,7 @@ def check_match(env: gym.Env | gym.vector.VectorEnv, agent: Agent, device: str) 
     for kind in ("action_space", "observation_space"):
         space, own = getattr(env, f"single_{kind}" if vector else kind), getattr(agent, kind)
         if kind == "action_space":
-            _check_actions(type(agent), space)
+            check_actions(type(agent).__name__, space, discrete=agent.discrete, instead=agent.instead)
         if not _same(space, own, bounds=kind == "action_space"):
             raise ValueError(f"env: expected {kind} {own}, as the agent was made for, got {space}")
     if device_of(device) != agent.device:
@@ -326,58 +332,3 @@ def _same(space: Any, other: Any, *, bounds: bool) -> bool:
         return False
     boxes = isinstance(space, gym.spaces.Box) and isinstance(other, gym.spaces.Box)
     return not (bounds and boxes) or all(np.array_equal(getattr(space, x), getattr(other, x)) for x in ("low", "high"))
-
-
-def with_fields(config: Any, changes: Mapping[str, Any], what: str) -> Any:
-    """A dataclass with other values of some of its fields.
-
-    Raises:
-        ValueError: it has no such field, or a value is out of range.
-    """
-    known = [field.name for field in fields(config)]
-    if unknown := [name for name in changes if name not in known]:
-        raise ValueError(
-            f"{', '.join(unknown)}: expected {what}, which are {', '.join(known)}; docs/learners has a table of "
-            "stable-baselines3's names"
-        )
-    return replace(config, **changes)
-
-
-def device_of(name: torch.device | str) -> torch.device:
-    """The device of a name, with its number.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without that kind
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device: expected one that is here, such as cpu, got {str(name)!r}: {reason}") from error
-
-
-class _Spaces:
-    """Spaces that look like an environment's, for `check_spaces`."""
-
-    spec = None
-
-    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def __str__(self) -> str:
-        return "the environment"
-
-
-def _check_actions(kind: type[Agent], space: gym.Space) -> None:
-    if isinstance(space, gym.spaces.Discrete) and not kind.discrete:
-        raise ValueError(f"action_space: {kind.__name__} is for continuous actions, got {space}: use {DISCRETE}")
-    if isinstance(space, gym.spaces.Box) and kind.discrete:
-        raise ValueError(f"action_space: {kind.__name__} is for discrete actions, got {space}: use {CONTINUOUS}")
-
-
-def _arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
-    """What a learner is made of, before its configuration."""
-    size = observation_space.shape[0]
-    if isinstance(action_space, gym.spaces.Discrete):
-        return size, int(action_space.n)
-    return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())

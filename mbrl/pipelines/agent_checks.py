@@ -1,0 +1,75 @@
+"""What agents check of spaces, devices and settings, in the sentences that users read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+
+def with_fields(config: Any, changes: Mapping[str, Any], what: str) -> Any:
+    """A dataclass with other values of some of its fields.
+
+    Raises:
+        ValueError: it has no such field, or a value is out of range.
+    """
+    known = [field.name for field in fields(config)]
+    if unknown := [name for name in changes if name not in known]:
+        raise ValueError(
+            f"{', '.join(unknown)}: expected {what}, which are {', '.join(known)}; docs/learners has a table of "
+            "stable-baselines3's names"
+        )
+    return replace(config, **changes)
+
+
+def device_of(name: torch.device | str) -> torch.device:
+    """The device of a name, with its number.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without that kind
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: expected one that is here, such as cpu, got {str(name)!r}: {reason}") from error
+
+
+class Spaces:
+    """Spaces that look like an environment's, for `check_spaces`."""
+
+    spec = None
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def __str__(self) -> str:
+        return "the environment"
+
+
+def check_actions(name: str, space: gym.Space, *, discrete: bool, instead: str) -> None:
+    """Check that an action space is of the kind that an agent is for.
+
+    Args:
+        name: of the agent.
+        space: of the environment or the dataset.
+        discrete: whether the agent is for discrete actions.
+        instead: what to do about the other kind.
+
+    Raises:
+        ValueError: it is of the other kind.
+    """
+    own, other = ("discrete", gym.spaces.Box) if discrete else ("continuous", gym.spaces.Discrete)
+    if isinstance(space, other):
+        raise ValueError(f"action_space: {name} is for {own} actions, got {space}: {instead}")
+
+
+def arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
+    """What a learner is made of, before its configuration."""
+    size = observation_space.shape[0]
+    if isinstance(action_space, gym.spaces.Discrete):
+        return size, int(action_space.n)
+    return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())
