@@ -9,7 +9,6 @@ The peer's agent draws batches from one buffer or the other by a coin, and its u
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -21,11 +20,12 @@ from benchmarks.harness import CORE_SHARE, Cost, Readings, alternate, timed
 from benchmarks.peers.worker import mbrl_lib
 from benchmarks.report import compare
 from benchmarks.workload import ACT, OBS, Products, transitions
+from mbrl.envs.tasks import task
 from mbrl.models.fit import fit
 from mbrl.pipelines.agents import SAC
 from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.imagined import Imagined
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.mbpo import _Imagined
 from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.recorder import NullRecorder
 from mbrl.pipelines.schedules import Ramp
@@ -69,11 +69,11 @@ def ours(rows: int, starts: int) -> dict[str, Callable[[], None]]:
     env = _Spaces()
     config = MBPOConfig(rollout_starts=starts, rollout_length=Ramp(1, 1), termination="never", buffer_size=rows)
     agent = SAC(env.observation_space, env.action_space)
-    model = LearnedModel(env, agent, config, seed=0)
+    model = LearnedModel(task(env), agent, config, seed=0)
     real = agent.experience(rows, 1)
     data = transitions(rows)
     real.extend_rows(data)
-    imagined = _Imagined(agent, model, real, replace(config, retain_steps=EVERY), 0)
+    imagined = Imagined(agent, model, real, config, 0)
     updates = Updates(agent, imagined.draw, seed=0, batch_size=config.batch_size, recorder=NullRecorder())
     count, obs = Counters(), np.zeros((1, OBS))
 
@@ -86,7 +86,7 @@ def ours(rows: int, starts: int) -> dict[str, Callable[[], None]]:
         count.fits += 1
 
     def roll() -> None:
-        imagined.renew(count, "benchmark", count.model_steps)
+        imagined.renew(count, count.model_steps, config.rollout_length.at(count.steps), 1)
 
     learn()
     roll()

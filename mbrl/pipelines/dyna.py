@@ -19,6 +19,7 @@ import gymnasium as gym
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
+from mbrl.envs.tasks import task
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
@@ -85,7 +86,7 @@ def train_dyna(
     _check_turns(agent, config)
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
     with memory_explained({"buffer_size": buffer_bytes(config.buffer_size, *agent.sizes)}):
-        model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
+        model = LearnedModel(task(env), agent, config, seed=seed, reward=reward, termination=termination)
         real = agent.experience(config.buffer_size, config.num_envs)
 
         def draw(n: int) -> TransitionBatch:

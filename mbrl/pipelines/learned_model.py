@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal, Protocol
 
-import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.envs.tasks import Task, task, verify
+from mbrl.envs.tasks import Task, verify
 from mbrl.models.diagnostics import open_loop_report
-from mbrl.models.ensemble_dynamics import EnsembleDynamics
+from mbrl.models.ensemble_dynamics import EnsembleDynamics, Penalty
 from mbrl.models.fit import FitReport, fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.termination import LearnedTermination
@@ -92,12 +91,13 @@ class LearnedModel:
     """An ensemble for an agent's environment, on the agent's device.
 
     Args:
-        env: the environment, or a vector of them.
+        known: what the library knows of the environment (`mbrl.envs.tasks.task`); None: nothing.
         agent: whose observations and actions it predicts.
         config: the settings.
         seed: of initial weights, fits and scores.
         reward: `reward(obs, action, next_obs)`, in place of what `config.reward` says.
         termination: likewise.
+        penalty: makes what the rewards of rollouts are lowered by (`mbrl.models.penalties`).
 
     Attributes:
         ensemble: what predicts.
@@ -109,16 +109,17 @@ class LearnedModel:
 
     def __init__(
         self,
-        env: gym.Env | gym.vector.VectorEnv,
+        known: Task | None,
         agent: Agent,
         config: ModelSettings,
         *,
         seed: int,
         reward: Reward | None = None,
         termination: Termination | None = None,
+        penalty: Callable[[GaussianEnsemble], Penalty | None] | None = None,
     ) -> None:
         self.config, self.agent, self.seed = config, agent, seed
-        known, (obs_dim, action_dim) = task(env), agent.sizes
+        obs_dim, action_dim = agent.sizes
         actions = int(agent.action_space.n) if action_dim is None else action_dim  # type: ignore[attr-defined]
         reward = reward or _task_reward(known, config)
         self._learned_ends: LearnedTermination | None = None
@@ -142,7 +143,11 @@ class LearnedModel:
             dtype=agent.learner.dtype,
         )
         self.dynamics = EnsembleDynamics(
-            self.ensemble, propagation=config.elite_sampling, reward=reward, termination=self._learned_ends or given
+            self.ensemble,
+            propagation=config.elite_sampling,
+            reward=reward,
+            termination=self._learned_ends or given,
+            penalty=penalty(self.ensemble) if penalty is not None else None,
         )
 
     def verify(self, rows: TransitionBatch) -> None:

@@ -10,30 +10,26 @@ lists the deviations.
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
 
 import gymnasium as gym
-import torch
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
+from mbrl.envs.tasks import task
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.imagined import Imagined
 from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.loop import Loop, valid_rows
 from mbrl.pipelines.mbpo_config import MBPOConfig
-from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, due, memory_explained, stacked
+from mbrl.pipelines.updates import Updates, due, memory_explained
 from mbrl.pipelines.value_expansion import Expansion
-from mbrl.rollout import rollout
 from mbrl.seeding import generator
-from mbrl.types import TransitionBatch
 from planners.dynamics import Reward, Termination
 
 Evaluate = Callable[[Agent, int], dict[str, float]]
@@ -91,12 +87,18 @@ def train_mbpo(
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
     takes = {
         "buffer_size": buffer_bytes(config.buffer_size, *agent.sizes),
-        "rollout_starts": buffer_bytes(_capacity(config, config.rollout_length.last), *agent.sizes),
+        "rollout_starts": buffer_bytes(
+            config.rollout_starts * config.rollout_length.last * _kept(config), *agent.sizes
+        ),
     }
     with memory_explained(takes):
-        model = LearnedModel(env, agent, config, seed=seed, reward=reward, termination=termination)
+        model = LearnedModel(task(env), agent, config, seed=seed, reward=reward, termination=termination)
         real = agent.experience(config.buffer_size, config.num_envs)
-        imagined = _Imagined(agent, model, real, config, seed)
+        expand = None
+        if config.targets != "td":
+            horizon, discount = config.expansion_horizon, config.discount
+            expand = Expansion(config.targets, agent.learner, model.dynamics, horizon=horizon, discount=discount)
+        imagined = Imagined(agent, model, real, config, seed, adjust=expand)
         updates = Updates(
             agent,
             imagined.draw,
@@ -123,7 +125,9 @@ def train_mbpo(
             evaluate=evaluate,
             stop=stop,
         )
-        imagined.refill(count)
+        if loop.goes_on():
+            length = config.rollout_length.at(count.steps)
+            imagined.refill(count, count.fits, length, _kept(config), rounds=count.fits)
         while loop.goes_on():
             if count.steps < config.initial_steps:
                 action = loop.random_action()
@@ -134,7 +138,8 @@ def train_mbpo(
 
             if model.is_due(count, config.initial_steps, config.num_envs):
                 loop.log(model.renew(real, count))
-                loop.log(imagined.renew(count))
+                length = config.rollout_length.at(count.steps)
+                loop.log(imagined.renew(count, count.fits, length, _kept(config)))
             updates.run(
                 due(
                     count.steps,
@@ -152,99 +157,9 @@ def train_mbpo(
     return MBPOResult(agent, model.ensemble, real, imagined.rows.buffer, loop.episodes, count.steps)
 
 
-class _Imagined:
-    """The rows that the model makes, and batches of them and of real ones."""
-
-    def __init__(self, agent: Agent, model: LearnedModel, real: ReplayBuffer, config: MBPOConfig, seed: int) -> None:
-        self.agent, self.model, self.real, self.config, self.seed = agent, model, real, config, seed
-        obs_dim, action_dim = agent.sizes
-
-        def make(capacity: int) -> ReplayBuffer:
-            return ReplayBuffer(capacity, obs_dim, action_dim, device=agent.device, dtype=agent.learner.dtype)
-
-        self.rows = ModelRows(make, stored=config.checkpoint_model_buffer)
-        self.expand = None
-        if config.targets != "td":
-            self.expand = Expansion(
-                config.targets,
-                agent.learner,
-                model.dynamics,
-                horizon=config.expansion_horizon,
-                discount=config.discount,
-            )
-
-    def renew(self, count: Counters, *key: int | str) -> dict[str, float]:
-        """Roll the policy out from real states; the oldest model rows give way.
-
-        Raises:
-            ValueError: the model returned nothing finite.
-        """
-        config = self.config
-        if config.real_rows == config.batch_size:
-            return {}
-        started, length = time.perf_counter(), config.rollout_length.at(count.steps)
-        g = generator(self.seed, "rollout", 0, count.fits, *key, device=self.agent.device)
-        starts = self.real.sample(config.rollout_starts, generator=g).obs
-        made = rollout(self.model.dynamics, self.model.act, starts, length, generator=g).transitions()
-        count.model_steps += config.rollout_starts * length
-        if not len(made.obs):
-            raise ValueError(
-                f"model: expected finite predictions, got none in {config.rollout_starts} rollouts after fit "
-                f"{count.fits}, at {count.steps} real steps: the ensemble, or a reward given to it, is broken; try a "
-                "smaller model_lr, and look at model/train_loss and model/rmse_1"
-            )
-        self.rows.extend(made, _capacity(config, length))
-        return {
-            "model/rollout_length": length,
-            "model/rows": len(self.rows),
-            "model/reward_mean": float(made.reward.mean()),
-            "model/terminated": float(made.terminated.double().mean()),
-            "time/rollout_seconds": time.perf_counter() - started,
-        }
-
-    def refill(self, count: Counters) -> None:
-        """After a checkpoint without model rows: as many rollouts as are kept, by the policy and the model of now."""
-        config = self.config
-        all_real, finished = config.real_rows == config.batch_size, count.steps >= config.total_timesteps
-        if not count.fits or len(self.rows) or all_real or finished:
-            return
-        warnings.warn(
-            "checkpoint_model_buffer: the checkpoint has no model rows, so new ones are made: training goes on, but "
-            "not bit for bit as it would have without the interruption",
-            stacklevel=3,
-        )
-        for i in range(min(count.fits, _kept(config))):
-            self.renew(count, "refill", i)
-
-    def draw_block(self, first: int, count: int) -> TransitionBatch:
-        """Batches of `count` updates numbered from `first`, [count, 1, batch_size, ...]: real rows by count in each."""
-        config = self.config
-        g = generator(self.seed, "batch", 0, first, device=self.agent.device)
-        counts = [(self.real, config.real_rows), (self.rows.buffer, config.batch_size - config.real_rows)]
-        parts = [
-            stacked(buffer.sample(count * rows, generator=g, discount=config.discount), count)
-            for buffer, rows in counts
-            if buffer is not None and rows
-        ]
-        return TransitionBatch(*(torch.cat(columns, 2) for columns in zip(*parts, strict=True)))
-
-    def draw(self, n: int) -> TransitionBatch:
-        """The batch of update n, [1, batch_size, ...], with its targets where those are expanded."""
-        batch = self.draw_block(n, 1)
-        if self.expand is None:
-            return TransitionBatch(*(x[0] for x in batch))
-        g = generator(self.seed, "expand", 0, n, device=self.agent.device)
-        expanded = self.expand(TransitionBatch(*(x[0, 0] for x in batch)), self.agent.state, generator=g)
-        return TransitionBatch(*(x[None] for x in expanded))
-
-
 def _kept(config: MBPOConfig) -> int:
     """How many fits' rollouts are kept."""
     return -(-config.retain_steps // config.model_every)
-
-
-def _capacity(config: MBPOConfig, length: int) -> int:
-    return config.rollout_starts * length * _kept(config)
 
 
 def _check_schedule(env: gym.Env | gym.vector.VectorEnv, agent: Agent, config: MBPOConfig) -> None:

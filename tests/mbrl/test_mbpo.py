@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from mbrl.data.buffer import ReplayBuffer
+from mbrl.envs.tasks import task
 from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.agents import SAC
 from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.imagined import Imagined
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.mbpo import MBPOResult, _Imagined, train_mbpo
+from mbrl.pipelines.mbpo import MBPOResult, train_mbpo
 from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.schedules import Ramp
@@ -90,10 +92,10 @@ def test_checkpoints_may_leave_the_model_rows_out() -> None:
 
 def test_a_model_that_says_nothing_finite_is_named(result: MBPOResult) -> None:
     env = gym.make("InvertedPendulum-v5")
-    model = LearnedModel(env, result.policy, TINY, seed=0, reward=lambda o, a, n: n[:, 0] * torch.nan)
-    made = _Imagined(result.policy, model, result.buffer, TINY, 0)
+    model = LearnedModel(task(env), result.policy, TINY, seed=0, reward=lambda o, a, n: n[:, 0] * torch.nan)
+    made = Imagined(result.policy, model, result.buffer, TINY, 0)
     with pytest.raises(ValueError, match="model: expected finite predictions, got none in 30 rollouts after fit 3, at"):
-        made.renew(Counters(steps=50, fits=3))
+        made.renew(Counters(steps=50, fits=3), 3, 1, 2)
 
 
 def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) -> None:
@@ -116,9 +118,9 @@ def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) ->
     assert again.model_buffer.capacity == 30 * 3 * 2
 
 
-def imagined(result: MBPOResult, config: MBPOConfig) -> _Imagined:
+def imagined(result: MBPOResult, config: MBPOConfig) -> Imagined:
     """Batches of real rows with reward 1 and model rows with reward 2."""
-    made = _Imagined(result.policy, None, marked(1.0), config, 0)  # type: ignore[arg-type]
+    made = Imagined(result.policy, None, marked(1.0), config, 0)  # type: ignore[arg-type]
     made.rows.buffer = marked(2.0)
     return made
 
@@ -151,10 +153,10 @@ def test_real_rows_are_in_every_batch_by_count(result: MBPOResult, batch: int, f
 def test_rollouts_sample_the_policy_and_start_from_real_states(result: MBPOResult) -> None:
     env = gym.make("InvertedPendulum-v5")
     agent = make_agent(env)
-    model = LearnedModel(env, agent, TINY, seed=0)
+    model = LearnedModel(task(env), agent, TINY, seed=0)
     model.ensemble.load_state_dict(result.ensemble.state_dict())
-    made = _Imagined(agent, model, result.buffer, replace(TINY, rollout_starts=500), 0)
-    made.renew(Counters(steps=50, fits=1))
+    made = Imagined(agent, model, result.buffer, replace(TINY, rollout_starts=500), 0)
+    made.renew(Counters(steps=50, fits=1), 1, 1, 2)
     assert made.rows.buffer is not None
     rows = made.rows.buffer.all()
     real = {tuple(row) for row in result.buffer.all().obs.tolist()}

@@ -1,0 +1,154 @@
+"""Rows that a policy makes in a model, and batches of them and of real rows: what MBPO and its offline kin share."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.pipelines.agents import Agent
+from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.learned_model import LearnedModel
+from mbrl.pipelines.model_rows import ModelRows
+from mbrl.pipelines.updates import stacked
+from mbrl.rollout import rollout
+from mbrl.seeding import generator
+from mbrl.types import TransitionBatch
+
+Adjust = Callable[..., TransitionBatch]
+"""`adjust(batch, state, *, generator)`: a batch [rows, ...], real rows first, as the learner of this state is to see
+it."""
+MEASURED = 2_000
+"""Rows of a round at most whose penalty is measured once more, for the log."""
+
+
+class MixConfig(Protocol):
+    """The settings of rollouts and batches; what they mean stands in `MBPOConfig`."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def real_rows(self) -> int: ...
+    @property
+    def discount(self) -> float: ...
+    @property
+    def rollout_starts(self) -> int: ...
+    @property
+    def checkpoint_model_buffer(self) -> bool: ...
+
+
+class Imagined:
+    """The rows that a model makes, and batches of them and of real ones.
+
+    Args:
+        agent: acts in the model.
+        model: what it acts in.
+        real: real rows, which rollouts start from.
+        config: the settings.
+        seed: of rollouts and batches.
+        adjust: what is done to a batch, where that depends on the parameters of the moment.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        model: LearnedModel,
+        real: ReplayBuffer,
+        config: MixConfig,
+        seed: int,
+        *,
+        adjust: Adjust | None = None,
+    ) -> None:
+        self.agent, self.model, self.real, self.config, self.seed = agent, model, real, config, seed
+        self._adjust = adjust
+        obs_dim, action_dim = agent.sizes
+
+        def make(capacity: int) -> ReplayBuffer:
+            return ReplayBuffer(capacity, obs_dim, action_dim, device=agent.device, dtype=agent.learner.dtype)
+
+        self.rows = ModelRows(make, stored=config.checkpoint_model_buffer)
+
+    def renew(self, count: Counters, number: int, length: int, kept: int, *key: int | str) -> dict[str, float]:
+        """Roll the policy out from real states; the oldest model rows give way.
+
+        Args:
+            count: its model steps are counted on.
+            number: of this round; with `key` it decides the random numbers.
+            length: steps of each rollout.
+            kept: rounds of this length whose rows find room.
+            key: what else tells this round from others.
+
+        Raises:
+            ValueError: the model returned nothing finite.
+        """
+        config = self.config
+        if config.real_rows == config.batch_size:
+            return {}
+        started = time.perf_counter()
+        g = generator(self.seed, "rollout", 0, number, *key, device=self.agent.device)
+        starts = self.real.sample(config.rollout_starts, generator=g).obs
+        made = rollout(self.model.dynamics, self.model.act, starts, length, generator=g).transitions()
+        count.model_steps += config.rollout_starts * length
+        if not len(made.obs):
+            raise ValueError(
+                f"model: expected finite predictions, got none in {config.rollout_starts} rollouts after fit "
+                f"{count.fits}, at {count.steps} real steps and {count.updates} updates: the ensemble, or a reward "
+                "given to it, is broken; try a smaller model_lr, and look at model/train_loss and model/rmse_1"
+            )
+        self.rows.extend(made, config.rollout_starts * length * kept)
+        return {
+            "model/rollout_length": length,
+            "model/rows": len(self.rows),
+            "model/reward_mean": float(made.reward.mean()),
+            "model/terminated": float(made.terminated.double().mean()),
+            **self._penalty(made),
+            "time/rollout_seconds": time.perf_counter() - started,
+        }
+
+    def refill(self, count: Counters, number: int, length: int, kept: int, rounds: int) -> None:
+        """After a checkpoint without model rows: as many rollouts as are kept, by the policy and the model of now."""
+        if not rounds or len(self.rows) or self.config.real_rows == self.config.batch_size:
+            return
+        warnings.warn(
+            "checkpoint_model_buffer: the checkpoint has no model rows, so new ones are made: training goes on, but "
+            "not bit for bit as it would have without the interruption",
+            stacklevel=3,
+        )
+        for i in range(min(rounds, kept)):
+            self.renew(count, number, length, kept, "refill", i)
+
+    def draw_block(self, first: int, count: int) -> TransitionBatch:
+        """Batches of `count` updates numbered from `first`, [count, 1, batch_size, ...]: real rows by count in each,
+        before those of the model."""
+        config = self.config
+        g = generator(self.seed, "batch", 0, first, device=self.agent.device)
+        counts = [(self.real, config.real_rows), (self.rows.buffer, config.batch_size - config.real_rows)]
+        parts = [
+            stacked(buffer.sample(count * rows, generator=g, discount=config.discount), count)
+            for buffer, rows in counts
+            if buffer is not None and rows
+        ]
+        return TransitionBatch(*(torch.cat(columns, 2) for columns in zip(*parts, strict=True)))
+
+    def draw(self, n: int) -> TransitionBatch:
+        """The batch of update n, [1, batch_size, ...], adjusted where that is asked for."""
+        batch = self.draw_block(n, 1)
+        if self._adjust is None:
+            return TransitionBatch(*(x[0] for x in batch))
+        g = generator(self.seed, "expand", 0, n, device=self.agent.device)
+        adjusted = self._adjust(TransitionBatch(*(x[0, 0] for x in batch)), self.agent.state, generator=g)
+        return TransitionBatch(*(x[None] for x in adjusted))
+
+    @torch.no_grad()
+    def _penalty(self, made: TransitionBatch) -> dict[str, float]:
+        """The mean of what the model's rewards were lowered by."""
+        penalty = self.model.dynamics.penalty
+        if penalty is None:
+            return {}
+        every = -(-len(made.obs) // MEASURED)
+        prediction = self.model.ensemble.predict(made.obs[::every], made.action[::every])
+        return {"model/penalty_mean": float(penalty(prediction).mean())}
