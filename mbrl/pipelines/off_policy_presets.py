@@ -35,12 +35,12 @@ DEFAULTS: dict[str, OffPolicyPreset] = {
 _PENDULUM = OffPolicyConfig(
     total_timesteps=10_000, initial_steps=1_000, eval_every=1_000, eval_episodes=10, checkpoint_every=1_000
 )
-# Half an update a step, in rounds of 8, and 5-step returns: docs/learners/dqn.md says what the zoo's settings do here.
+# An update a step, in rounds of 16, and 5-step returns: docs/learners/dqn.md says what the zoo's settings do here.
 _CARTPOLE = OffPolicyConfig(
     total_timesteps=50_000,
     initial_steps=1_000,
     update_every=16,
-    update_ratio=0.5,
+    update_ratio=1,
     batch_size=64,
     buffer_size=100_000,
     n_step=5,
@@ -66,11 +66,11 @@ def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
     often = {"redq": REDQ, "droq": DROQ}
     made = {("sac", "Pendulum-v1"): OffPolicyPreset(_PENDULUM, SACConfig(lr=1e-3), {})}
     dqn = DQNConfig(
-        hidden=(64, 64), lr=5e-4, target_every=1, tau=0.005, exploration_final=0.04, exploration_updates=3_500
+        hidden=(64, 64), lr=5e-4, target_every=1, tau=0.005, exploration_final=0.04, exploration_updates=7_000
     )
     made["dqn", "CartPole-v1"] = OffPolicyPreset(_CARTPOLE, dqn, {})
     made["discrete_sac", "CartPole-v1"] = OffPolicyPreset(
-        replace(_CARTPOLE, total_timesteps=20_000, n_step=1, update_every=2),
+        replace(_CARTPOLE, total_timesteps=20_000, n_step=1, update_every=2, update_ratio=0.5),
         DiscreteSACConfig(hidden=(64, 64), lr=1e-3, target_entropy=0.3),
         {},
     )
