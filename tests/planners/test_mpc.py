@@ -314,18 +314,18 @@ def test_a_plan_under_a_deadline_is_the_best_so_far_and_its_latency_is_collected
     slow = SlowClock(0.0)
 
     def dawdle(x, u):
-        time.sleep(2e-3)
+        time.sleep(10e-3)  # a step; an iteration takes four: long enough for a busy machine
         return slow.transition(x, u)
 
     planner = CEM(BOX, 4, population=20, elites=4, iterations=1000, min_variance=0.0)
-    mpc = MPC(planner, Problem(FunctionDynamics(dawdle, reward)), deadline_ms=60.0)
+    mpc = MPC(planner, Problem(FunctionDynamics(dawdle, reward)), deadline_ms=300.0)
     state = None
     for _ in range(4):
         _, state = mpc.predict(OBS, state)
         assert 1 <= int(state.plan.info.iterations[0]) <= 7
     summary = mpc.latency.summary()
     assert summary.plans == 4
-    assert 8 < summary.p50_ms <= summary.p95_ms <= summary.p99_ms
+    assert 40 < summary.p50_ms <= summary.p95_ms <= summary.p99_ms
 
 
 def test_latency_counts_what_ended_after_its_deadline():
