@@ -209,6 +209,15 @@ def plot(runs: Runs, /, out: Path = Path("learning_curves.png")) -> int:
     return 0
 
 
+def dataset(command: tyro.conf.Positional[str], /) -> int:
+    """Collect, inspect, verify, import and export logged data: mbrl dataset --help.
+
+    Args:
+        command: With options of its own.
+    """
+    raise AssertionError(f"main answers {command} itself")
+
+
 def doctor() -> int:
     """Show versions, devices, threads and rendering, and the command that mends what is missing."""
     from mbrl.experiments.doctor import diagnose
@@ -230,14 +239,18 @@ def main(args: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "mpc": controlled,
         "plot": plot,
+        "dataset": dataset,
         "doctor": doctor,
     }
+    prog, description = "mbrl", "Model-based reinforcement learning and planning."
     try:
+        if args[:1] == ["dataset"]:
+            from mbrl.experiments.dataset_commands import COMMANDS
+
+            prog, description, commands, args = "mbrl dataset", "Logged data.", COMMANDS, args[1:]
         if args[:1] == ["train"]:
             commands["train"] = _train_command(args, env_id)
-        status: int = tyro.extras.subcommand_cli_from_dict(
-            commands, prog="mbrl", description="Model-based reinforcement learning and planning.", args=args
-        )
+        status: int = tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=args)
         return status
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if os.environ.get("MBRL_TRACEBACK"):

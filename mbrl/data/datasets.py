@@ -27,7 +27,7 @@ ARRAYS = ("observations", *ROWS, "lengths")
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Episodes, one after the other. The arrays can't be written to.
+    """Episodes, one after the other.
 
     Raises:
         DatasetError: shapes don't fit each other, there is no row, or an episode goes on behind its end. What else can
@@ -52,9 +52,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for name in ARRAYS:
-            view = np.ascontiguousarray(getattr(self, name)).view()
-            view.flags.writeable = False
-            object.__setattr__(self, name, view)
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name)))
         check_structure(self)
 
     def __len__(self) -> int:
@@ -141,6 +139,22 @@ class Dataset:
         seen = np.concatenate([np.arange(a, a + n + 1) for a, n in zip(first + chosen, lengths, strict=True)])
         parts = {name: getattr(self, name)[rows] for name in ROWS}
         return Dataset(self.observations[seen], **parts, lengths=lengths, info=self.info)
+
+    def head(self, rows: int) -> "Dataset":
+        """The first `rows` rows; an episode that goes on behind them is cut there.
+
+        Raises:
+            ValueError: there are not as many.
+        """
+        if not 1 <= rows <= len(self):
+            raise ValueError(f"rows: expected a number from 1 to {len(self)}, got {rows}")
+        episodes = int(np.searchsorted(self.ends, rows - 1)) + 1
+        lengths = self.lengths[:episodes].copy()
+        lengths[-1] -= int(lengths.sum()) - rows
+        parts = {name: getattr(self, name)[:rows] for name in ROWS}
+        parts["truncated"] = parts["truncated"].copy()
+        parts["truncated"][-1] |= not parts["terminated"][-1]
+        return Dataset(self.observations[: rows + episodes], **parts, lengths=lengths, info=self.info)
 
     def concatenate(self, *others: "Dataset", info: DatasetInfo | None = None) -> "Dataset":
         """The episodes of this dataset and behind them those of others, with `info` (None: this one's).

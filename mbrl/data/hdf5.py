@@ -62,15 +62,20 @@ def write_native(path: Path, info: DatasetInfo, fill: Callable[[Any], None]) -> 
     return path
 
 
+def check_free(path: Path) -> None:
+    """Raises ValueError where there is something at `path`: datasets are never overwritten."""
+    if path.exists():
+        raise ValueError(f"path: expected a new file, for datasets are not overwritten, but {path} is there already")
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` to write to, which takes that name once it is whole.
 
     Raises:
-        ValueError: `path` exists: datasets are never overwritten.
+        ValueError: see `check_free`.
     """
-    if path.exists():
-        raise ValueError(f"path: expected a new file, for datasets are not overwritten, but {path} is there already")
+    check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.parent / f".{path.name}.{os.getpid()}"
     try:

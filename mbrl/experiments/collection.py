@@ -1,0 +1,192 @@
+"""Making datasets: by playing, or out of what a run has been through."""
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.data.collect import Collector
+from mbrl.data.datasets import Dataset, DatasetInfo, from_buffer
+from mbrl.envs.make import make_env
+from mbrl.experiments import runs
+from mbrl.experiments.behaviours import Behaviour, Explored, Played, Uniform
+from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.provenance import versions
+from mbrl.experiments.run import Run
+from mbrl.pipelines.agents import Agent
+from mbrl.pipelines.bookkeeping import part
+from mbrl.pipelines.mpc import make_policy, true_dynamics
+from mbrl.pipelines.mpc_config import PlannerName
+from mbrl.pipelines.mpc_config import preset as mpc_preset
+
+Kind = Literal["random", "medium", "medium-replay", "expert", "medium-expert"]
+SIMULATOR = "simulator"
+
+
+def collect_dataset(
+    kind: Kind,
+    *,
+    steps: int | None,
+    run: str | None = None,
+    expert: str | None = None,
+    env_id: str | None = None,
+    seed: int = 0,
+    deterministic: bool = False,
+    noise: float = 0.0,
+    planner: PlannerName = "icem",
+) -> Dataset:
+    """A dataset of one of D4RL's kinds (Fu et al., 2020, section 5).
+
+    Args:
+        kind: random: uniform actions; medium, expert: the policy of `run` plays, and how good it is decides which of
+            the two it deserves to be called; medium-replay: what `run` has in its replay buffer; medium-expert: half
+            of the steps by `run`, behind them half by `expert`.
+        steps: how many rows; of a replay buffer the oldest, None: all.
+        run: a run directory, whose newest checkpoint counts; or "simulator": MPC on the true model of `env_id`.
+        expert: likewise.
+        env_id: Gymnasium id, with the registered options; None: the environment of `run`.
+        seed: of the environment and of what is drawn.
+        deterministic: the policies' best actions, instead of drawing them as in training.
+        noise: around the best actions, which implies `deterministic`: see `mbrl.experiments.behaviours.Played`.
+        planner: of MPC, with its settings for `env_id`.
+
+    Raises:
+        ValueError: an argument is missing or does not fit the others, or the run has nothing to collect with.
+    """
+    _check(kind, run, expert, env_id, steps)
+    if kind == "medium-replay":
+        assert run is not None
+        return replay_dataset(Run.open(run), steps)
+    assert steps is not None
+    options: dict[str, Any] = {"env_id": env_id, "seed": seed, "planner": planner}
+    options |= {"deterministic": deterministic or noise != 0, "noise": noise}
+    if kind != "medium-expert":
+        return _play(kind, run, steps, **options)
+    medium = _play("medium", run, steps // 2, **options)
+    best = _play("expert", expert, steps - steps // 2, **{**options, "seed": seed + 1})
+    origin = {"kind": kind, "parts": [medium.info.origin, best.info.origin]}
+    text = f"{medium.info.description}; {best.info.description}"
+    return medium.concatenate(best, info=replace(medium.info, origin=origin, description=text))
+
+
+def replay_dataset(run: Run, steps: int | None = None) -> Dataset:
+    """What a run has in its replay buffer, as its newest checkpoint has it; the oldest `steps` rows, or all.
+
+    Raises:
+        ValueError: the run has no checkpoint, or stores no real steps in it.
+    """
+    tensors, meta = load_checkpoint(run.path)
+    stored = part(tensors, "buffer")
+    if not stored:
+        raise ValueError(f"run: expected one that keeps real steps in a buffer, got one of {run.algo}: {run.path}")
+    env = runs.run_env(run)
+    real = meta["counters"]["steps"]
+    origin = {"kind": "medium-replay", "run": run.path.resolve().name, "algo": run.algo, "run_steps": real}
+    text = f"replay buffer of {run.algo} after {real} steps, seed {run.seed}"
+    info = DatasetInfo.of(env, versions=run.header["versions"], description=text, origin=origin)
+    buffer = _stored_buffer(stored, env)
+    env.close()
+    dataset = from_buffer(buffer, info)
+    return dataset if steps is None else dataset.head(steps)
+
+
+def play_dataset(env: gym.Env, behaviour: Behaviour, steps: int, *, seed: int, info: DatasetInfo) -> Dataset:
+    """Play `steps` steps and keep them, with log-probabilities, as precise as the environment gives them.
+
+    Raises:
+        ValueError: see `mbrl.data.Collector`.
+    """
+    collector = Collector(env, seed=seed)
+    action_dim = None if info.actions is not None else env.action_space.shape[0]  # type: ignore[index]
+    buffer = ReplayBuffer(steps, collector.obs.shape[1], action_dim, dtype=torch.float64)
+    for tick in tqdm(range(steps), unit="step", disable=None):
+        action, log_prob = behaviour.act(collector.obs[0], tick, bool(collector.episode_start[0]))
+        collected = collector.step(np.asarray(action)[None])
+        logged = torch.tensor([log_prob], dtype=torch.float64)
+        buffer.extend(collected.batch._replace(log_prob=logged), collected.valid)
+    dataset = from_buffer(buffer, info)
+    types = {"observations": env.observation_space.dtype, "actions": env.action_space.dtype}
+    arrays = {name: getattr(dataset, name).astype(kind) for name, kind in types.items()}
+    return replace(dataset, **arrays)  # float64 held them all exactly
+
+
+def _play(
+    kind: str,
+    run: str | None,
+    steps: int,
+    *,
+    env_id: str | None,
+    seed: int,
+    planner: PlannerName,
+    deterministic: bool,
+    noise: float,
+) -> Dataset:
+    opened = None if run in (None, SIMULATOR) else Run.open(str(run))
+    if opened is None:
+        assert env_id is not None
+        env = make_env(env_id, discrete=True, as_registered=True)
+    else:
+        env = runs.run_env(opened)
+        if env_id not in (None, opened.env_id):
+            raise ValueError(f"env_id: expected {opened.env_id}, which {run} was trained on, or none, got {env_id}")
+    origin: dict[str, Any] = {"kind": kind, "seed": seed}
+    if kind == "random" or opened is None:
+        origin |= {"policy": "uniform"} if kind == "random" else {"policy": f"mpc-{planner}", "noise": noise}
+    else:
+        origin |= {"policy": opened.algo, "run": opened.path.resolve().name, "noise": noise}
+        origin |= {"deterministic": deterministic}
+    behaviour = _behaviour(kind, opened, env, seed=seed, planner=planner, deterministic=deterministic, noise=noise)
+    text = f"{kind}: {steps} steps by {origin['policy']}"
+    info = DatasetInfo.of(env, versions=versions(), description=text, origin=origin)
+    dataset = play_dataset(env, behaviour, steps, seed=seed, info=info)
+    env.close()
+    return dataset
+
+
+def _behaviour(
+    kind: str, run: Run | None, env: gym.Env, *, seed: int, planner: PlannerName, deterministic: bool, noise: float
+) -> Behaviour:
+    if kind == "random":
+        return Uniform(env.action_space, seed)
+    if run is None:
+        assert env.spec is not None
+        config = mpc_preset(env.spec.id, planner)
+        policy = make_policy(env, true_dynamics(env), config, seed=seed)
+        return Played(policy, env.action_space, noise, seed)
+    learned = runs.load_policy(run, env)
+    if isinstance(learned, Agent) and not deterministic:
+        return Explored(learned, seed)
+    return Played(learned, env.action_space, noise, seed)
+
+
+def _stored_buffer(stored: dict[str, torch.Tensor], env: gym.Env) -> ReplayBuffer:
+    slots, rows = int(stored["cursor"][0]), stored["transitions"]
+    shape = env.action_space.shape or ()
+    sizes = env.observation_space.shape[0], shape[0] if shape else None  # type: ignore[index]
+    buffer = ReplayBuffer(slots * rows.shape[1], *sizes, num_envs=rows.shape[1], dtype=rows.dtype)
+    buffer.load_state_dict(stored)
+    return buffer
+
+
+def _check(kind: Kind, run: str | None, expert: str | None, env_id: str | None, steps: int | None) -> None:
+    if steps is not None and steps < (2 if kind == "medium-expert" else 1):
+        raise ValueError(f"steps: expected at least 1, for medium-expert 2, got {steps}")
+    if steps is None and kind != "medium-replay":
+        raise ValueError(f"steps: expected a number for {kind}; only medium-replay takes all that there is without")
+    if kind == "random":
+        if run is None and env_id is None:
+            raise ValueError("env_id: expected one for random, or the run whose environment it is to be, got neither")
+        if run == SIMULATOR:
+            raise ValueError("run: expected none or a run directory for random, got simulator")
+    elif run is None:
+        raise ValueError(f"run: expected a run directory or simulator for {kind}, got none")
+    if kind == "medium-replay" and run == SIMULATOR:
+        raise ValueError("run: expected a run directory for medium-replay, whose buffer is taken, got simulator")
+    if (kind == "medium-expert") != (expert is not None):
+        raise ValueError(f"expert: expected it with medium-expert and with nothing else, got {expert} for {kind}")
+    if SIMULATOR in (run, expert) and env_id is None:
+        raise ValueError("env_id: expected one with simulator, got none")

@@ -1,0 +1,160 @@
+"""Datasets made by playing and out of replay buffers."""
+
+import math
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from scipy.stats import truncnorm
+
+from mbrl.cli import main
+from mbrl.data.datasets import load_dataset
+from mbrl.experiments import runs
+from mbrl.experiments.agent_runs import create_agent_run, train_agent_run
+from mbrl.experiments.behaviours import Played, around
+from mbrl.experiments.collection import collect_dataset, replay_dataset
+from mbrl.experiments.run import Run
+from mbrl.learners.sac import SACConfig
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+
+ENV = "InvertedPendulum-v5"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of SAC with 90 real steps, of which it stores the last 80."""
+    config = OffPolicyConfig(
+        total_timesteps=90, initial_steps=60, batch_size=8, eval_every=0, checkpoint_every=90, buffer_size=80
+    )
+    learner = SACConfig(hidden=(16,))
+    made = create_agent_run(tmp_path_factory.mktemp("runs"), ENV, "sac", config, learner, seed=0)
+    train_agent_run(made, progress=False)
+    return made
+
+
+def test_random_actions_have_the_density_of_the_box() -> None:
+    dataset = collect_dataset("random", env_id=ENV, steps=40, seed=1)
+    assert len(dataset) == 40
+    assert np.abs(dataset.actions).max() <= 3
+    np.testing.assert_allclose(dataset.log_probs, -math.log(6))
+    assert dataset.info.env_id == ENV
+    assert dataset.info.action_low == (-3.0,)
+    assert dataset.observations.dtype == np.float64
+    assert dataset.actions.dtype == np.float32
+    again = collect_dataset("random", env_id=ENV, steps=40, seed=1)
+    assert again.hash() == dataset.hash()
+    assert collect_dataset("random", env_id=ENV, steps=40, seed=2).hash() != dataset.hash()
+
+
+def test_the_rows_are_what_the_environment_does() -> None:
+    """The first episode, played again: the same actions lead to the same observations, rewards and end."""
+    dataset = collect_dataset("random", env_id="Hopper-v5", steps=60, seed=3)
+    env = gym.make("Hopper-v5")
+    obs, _ = env.reset(seed=3)
+    for row in range(dataset.lengths[0]):
+        np.testing.assert_array_equal(dataset.observations[row], obs)
+        obs, reward, terminated, _, _ = env.step(dataset.actions[row])
+        assert reward == dataset.rewards[row]
+        assert terminated == dataset.terminated[row]
+    np.testing.assert_array_equal(dataset.observations[dataset.lengths[0]], obs)
+    assert dataset.terminated[dataset.ends[0]]
+    assert dataset.truncated[-1] != dataset.terminated[-1]  # the last episode is cut where collection stopped
+
+
+def test_a_replay_buffer_comes_back_whole_and_in_order(run: Run) -> None:
+    dataset = replay_dataset(run)
+    assert len(dataset) == 80
+    assert np.isnan(dataset.log_probs).all()
+    inner = np.delete(np.arange(80), dataset.ends)
+    batch = dataset.transitions()
+    assert torch.equal(batch.next_obs[inner], batch.obs[inner + 1])
+    assert dataset.info.origin["run_steps"] == 90
+    assert collect_dataset("medium-replay", run=str(run.path), steps=30).hash() == dataset.head(30).hash()
+
+
+def test_a_policy_that_draws_knows_how_likely_its_actions_were(run: Run) -> None:
+    dataset = collect_dataset("medium", run=str(run.path), steps=30)
+    env = runs.run_env(run)
+    agent = runs.load_policy(run, env)
+    batch = dataset.transitions(dtype=torch.float64)
+    expected = agent.log_prob(batch.obs.numpy(), batch.action.numpy())  # type: ignore[attr-defined]
+    np.testing.assert_allclose(dataset.log_probs, expected, rtol=1e-4, atol=1e-5)
+    best = collect_dataset("expert", run=str(run.path), steps=5, deterministic=True)
+    chosen, _ = agent.predict(best.observations[0], deterministic=True)
+    np.testing.assert_allclose(best.actions[0], chosen, rtol=1e-6)
+    assert np.isnan(best.log_probs).all()
+
+
+def test_planning_on_the_true_model_makes_an_expert(run: Run) -> None:
+    options = {"env_id": ENV, "steps": 6, "noise": 0.3, "planner": "mppi"}
+    both = collect_dataset("medium-expert", run=str(run.path), expert="simulator", **options)  # type: ignore[arg-type]
+    assert len(both) == 6
+    expert = both.select([both.episodes - 1])
+    assert len(expert) == 3
+    assert np.isfinite(expert.log_probs).all()
+    assert [one["policy"] for one in both.info.origin["parts"]] == ["sac", "mpc-mppi"]
+
+
+def test_noise_is_a_normal_distribution_cut_to_the_bounds() -> None:
+    space = gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), dtype=np.float64)
+    center, stream = np.array([0.9, 4.0]), np.random.default_rng(0)
+    drawn = [around(center, space, 0.5, stream) for _ in range(4_000)]
+    actions = np.array([action for action, _ in drawn])
+    laws = [truncnorm(-1.9 / 0.5, 0.1 / 0.5, 0.9, 0.5), truncnorm(-4.0, 0.0, 4.0, 1.0)]
+    np.testing.assert_allclose(actions.mean(0), [law.mean() for law in laws], atol=0.03)
+    expected = sum(law.logpdf(actions[:, i]) for i, law in enumerate(laws))
+    np.testing.assert_allclose([log for _, log in drawn], expected, rtol=1e-9)
+
+
+def test_a_share_of_discrete_actions_is_random() -> None:
+    class Always:
+        def predict(self, obs: object, state: object = None, start: object = None, best: bool = False, /) -> tuple:
+            return np.array(2), state
+
+    behaviour = Played(Always(), gym.spaces.Discrete(4), 0.4, 0)
+    drawn = [behaviour.act(np.zeros(1), tick, tick == 0) for tick in range(2_000)]
+    share = np.mean([action == 2 for action, _ in drawn])
+    assert share == pytest.approx(0.7, abs=0.03)
+    assert {round(math.exp(log), 9) for action, log in drawn if action == 2} == {0.7}
+    assert {round(math.exp(log), 9) for action, log in drawn if action != 2} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("random", {"steps": 5}, "env_id: expected one for random"),
+        ("random", {"env_id": ENV}, "steps: expected a number for random"),
+        ("medium", {"env_id": ENV, "steps": 5}, "run: expected a run directory or simulator for medium, got none"),
+        ("expert", {"run": "simulator", "steps": 5}, "env_id: expected one with simulator"),
+        ("medium-replay", {"run": "simulator"}, "run: expected a run directory for medium-replay"),
+        ("medium-expert", {"run": "simulator", "env_id": ENV, "steps": 5}, "expert: expected it with medium-expert"),
+        ("expert", {"run": "simulator", "env_id": ENV, "steps": 5, "noise": -1}, "noise: expected a number from 0"),
+        ("expert", {"run": "nowhere", "steps": 5}, "run: expected a run directory"),
+        ("random", {"env_id": ENV, "steps": 0}, "steps: expected at least 1"),
+    ],
+)
+def test_wrong_arguments_say_what_is_expected(kind: str, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        collect_dataset(kind, **{"steps": None, **arguments})  # type: ignore[arg-type]
+
+
+def test_another_environment_than_the_run_has_is_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match="env_id: expected InvertedPendulum-v5, which"):
+        collect_dataset("medium", run=str(run.path), env_id="Hopper-v5", steps=5)
+    with pytest.raises(ValueError, match="rows: expected a number from 1 to 80"):
+        replay_dataset(run, 81)
+
+
+def test_the_command_writes_a_new_file_once(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "data" / "replay.hdf5"
+    arguments = ["dataset", "collect", "medium-replay", "--run", str(run.path), "--out", str(out)]
+    assert main(arguments) == 0
+    assert "80 rows in" in capsys.readouterr().out
+    assert load_dataset(out).hash() == replay_dataset(run).hash()
+    before = out.read_bytes()
+    assert main(arguments) == 2
+    assert "datasets are not overwritten" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert [path.name for path in out.parent.iterdir()] == ["replay.hdf5"]
