@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from planners.dynamics import FunctionDynamics
 if TYPE_CHECKING:
     from planners.simulator import Simulator
 
-__all__ = ["Task", "simulator", "task", "true_model", "verify"]
+__all__ = ["Task", "simulator", "task", "task_of", "true_model", "verify"]
 
 _BUILDERS: dict[str, Callable[..., Task]] = {
     SWING_UP: swing_up,
@@ -66,10 +66,18 @@ def task(env: str | gym.Env | gym.vector.VectorEnv) -> Task | None:
         if spec is None:
             return None
         env_id, kwargs = spec.id, dict(spec.kwargs)
-    builder = _BUILDERS.get(env_id)
+    return task_of(env_id, kwargs)
+
+
+def task_of(env_id: str, env_kwargs: Mapping[str, Any]) -> Task | None:
+    """What the library knows of an environment that was made with exactly these options, such as that of a dataset.
+
+    None where it has none, or where an option changes what it knows.
+    """
+    builder = _BUILDERS.get(env_id.rpartition(":")[2])
     if builder is None:
         return None
-    options = {k: v for k, v in kwargs.items() if k not in _WITHOUT_EFFECT}
+    options = {k: v for k, v in env_kwargs.items() if k not in _WITHOUT_EFFECT}
     return builder(**options) if set(options) <= set(signature(builder).parameters) else None
 
 

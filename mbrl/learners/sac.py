@@ -84,6 +84,10 @@ class SACConfig:
     """Whether the critics' hidden layers are normalised."""
     actor_every: int = 1
     """Critic updates per update of actor and temperature."""
+    actor_lr: float | None = None
+    """Step size of Adam for the actor alone; None: `lr`."""
+    max_temperature: float | None = None
+    """What a learned temperature does not exceed; None: no bound."""
 
     def __post_init__(self) -> None:
         check_settings(self, "critics", "actor_every")
@@ -91,6 +95,10 @@ class SACConfig:
             raise ValueError(f"subset: expected 1 to {self.critics}, as there are critics, or None, got {self.subset}")
         if self.actor_value not in ("min", "mean"):
             raise ValueError(f"actor_value: expected 'min' or 'mean', got {self.actor_value!r}")
+        for name in ("actor_lr", "max_temperature"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a positive number, or None, got {value}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a share in [0, 1), got {self.dropout}")
 
@@ -228,11 +236,15 @@ class SACLearner:
             actor_grads, temperature_grad, actor_metrics = self.actor_gradients(state, batch, noise)
             metrics |= actor_metrics
             found_inf = gate(metrics, "train/actor_loss", [*actor_grads, temperature_grad], found_inf)
-            adam_update(state.actor, actor_grads, state.actor_adam, lr=config.lr, found_inf=found_inf)
+            adam_update(
+                state.actor, actor_grads, state.actor_adam, lr=config.actor_lr or config.lr, found_inf=found_inf
+            )
             if config.temperature is None:
                 adam_update(
                     state.log_temperature, [temperature_grad], state.temperature_adam, lr=config.lr, found_inf=found_inf
                 )
+                if config.max_temperature is not None:
+                    state.log_temperature.clamp_(max=math.log(config.max_temperature))
         polyak_update(state.targets, state.critics, config.tau, found_inf)
         return state, metrics
 

@@ -118,6 +118,7 @@ def train_dyna(
             evaluate=evaluate,
             stop=stop,
         )
+        every = config.model_every
         while loop.goes_on():
             if count.steps < config.initial_steps:
                 action = loop.random_action()
@@ -126,8 +127,10 @@ def train_dyna(
             model.verify(valid_rows(loop.step(action)))
             agent.steps = count.steps
 
-            if config.planning_updates and model.is_due(count, config.initial_steps, config.num_envs):
-                loop.log(model.renew(real, count))
+            if config.planning_updates and model.is_due(
+                count, every=every, after=config.initial_steps, num_envs=config.num_envs
+            ):
+                loop.log(model.renew(real, count, unseen=every, horizons=config.diagnostic_horizons))
             real_updates = due(
                 count.steps,
                 config.num_envs,

@@ -86,7 +86,7 @@ class DynaConfig:
 
     def __post_init__(self) -> None:
         check_off_policy(self)  # type: ignore[arg-type]
-        check_model(self)
+        check_model(self, "model_every")
         if self.planning_updates < 0:
             raise ValueError(f"planning_updates: expected 0 (none) or more, got {self.planning_updates}")
         if self.planning_steps < 1:

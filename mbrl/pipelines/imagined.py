@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch import Generator, Tensor
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
-from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.updates import stacked
 from mbrl.rollout import rollout
@@ -24,6 +24,16 @@ Adjust = Callable[..., TransitionBatch]
 it."""
 MEASURED = 2_000
 """Rows of a round at most whose penalty is measured once more, for the log."""
+
+
+class RolloutModel(Protocol):
+    """What a policy acts in: a `LearnedModel`, or known dynamics."""
+
+    @property
+    def dynamics(self) -> Any: ...
+
+    def act(self, obs: Tensor, generator: Generator) -> Tensor:
+        """The policy's actions as in training."""
 
 
 class MixConfig(Protocol):
@@ -56,7 +66,7 @@ class Imagined:
     def __init__(
         self,
         agent: Agent,
-        model: LearnedModel,
+        model: RolloutModel,
         real: ReplayBuffer,
         config: MixConfig,
         seed: int,
@@ -146,9 +156,10 @@ class Imagined:
     @torch.no_grad()
     def _penalty(self, made: TransitionBatch) -> dict[str, float]:
         """The mean of what the model's rewards were lowered by."""
-        penalty = self.model.dynamics.penalty
+        dynamics = self.model.dynamics
+        penalty = getattr(dynamics, "penalty", None)
         if penalty is None:
             return {}
         every = -(-len(made.obs) // MEASURED)
-        prediction = self.model.ensemble.predict(made.obs[::every], made.action[::every])
+        prediction = dynamics.ensemble.predict(made.obs[::every], made.action[::every])
         return {"model/penalty_mean": float(penalty(prediction).mean())}

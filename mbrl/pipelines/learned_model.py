@@ -43,8 +43,6 @@ class ModelSettings(Protocol):
     @property
     def model_max_steps(self) -> int | None: ...
     @property
-    def model_every(self) -> int: ...
-    @property
     def holdout(self) -> float: ...
     @property
     def max_holdout(self) -> int: ...
@@ -56,17 +54,15 @@ class ModelSettings(Protocol):
     def reward(self) -> Literal["learned", "task"]: ...
     @property
     def termination(self) -> Literal["task", "learned", "never"]: ...
-    @property
-    def diagnostic_horizons(self) -> tuple[int, ...]: ...
 
 
-def check_model(config: ModelSettings) -> None:
-    """Check the settings of a learned model.
+def check_model(config: ModelSettings, *counts: str) -> None:
+    """Check the settings of a learned model, and `counts`, names of others that have to be 1 or more.
 
     Raises:
         ValueError: a number is out of range, or an option is unknown.
     """
-    for name in ("members", "model_batch_size", "model_every", "max_holdout", "patience"):
+    for name in ("members", "model_batch_size", "max_holdout", "patience", *counts):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
     if not 1 <= config.elites <= config.members:
@@ -158,15 +154,19 @@ class LearnedModel:
         """
         verify(self._verified, rows)
 
-    def is_due(self, count: Counters, initial_steps: int, num_envs: int) -> bool:
-        """Whether a fit follows the last real step: after `initial_steps`, or at once where there was none yet."""
-        since, every = count.steps - initial_steps, self.config.model_every
+    @staticmethod
+    def is_due(count: Counters, *, every: int, after: int, num_envs: int) -> bool:
+        """Whether a fit follows the last real step: every so many `after` the first, or at once where there was none
+        yet."""
+        since = count.steps - after
         return since >= 0 and (count.fits == 0 or since // every > (since - num_envs) // every)
 
-    def renew(self, buffer: ReplayBuffer, count: Counters) -> dict[str, float]:
-        """Score the model on the real steps since its last fit, fit it to everything, and count that; what to log."""
+    def renew(
+        self, buffer: ReplayBuffer, count: Counters, *, unseen: int = 0, horizons: tuple[int, ...] = ()
+    ) -> dict[str, float]:
+        """Score the model on the newest `unseen` rows, fit it to everything, and count that; what to log."""
         started = time.perf_counter()
-        row = self.diagnose(buffer, min(self.config.model_every, len(buffer)), count.fits) if count.fits else {}
+        row = self.diagnose(buffer, min(unseen, len(buffer)), count.fits, horizons) if count.fits else {}
         report, fitted = self.fit(buffer, count.fits)
         count.fits += 1
         count.model_gradient_steps += report.steps
@@ -201,9 +201,8 @@ class LearnedModel:
             row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number), steps=ENDS_STEPS)
         return report, row
 
-    def diagnose(self, buffer: ReplayBuffer, unseen: int, number: int) -> dict[str, float]:
+    def diagnose(self, buffer: ReplayBuffer, unseen: int, number: int, horizons: tuple[int, ...]) -> dict[str, float]:
         """Errors by horizon, coverage and disagreement on the newest `unseen` rows, which the model has not seen."""
-        horizons = self.config.diagnostic_horizons
         if unseen < 1 or not horizons:
             return {}
         rows, episodes = buffer.all(), buffer.episode_ids()
@@ -229,8 +228,12 @@ class LearnedModel:
 
     def act(self, obs: Tensor, generator: Generator) -> Tensor:
         """The agent's actions as in training, for `rollout`."""
-        learner = self.agent.learner
-        return learner.act(self.agent.state, obs[None], learner.act_noise(len(obs), [generator]))[0]
+        return sampled_actions(self.agent, obs, generator)
+
+    @property
+    def learns_ends(self) -> bool:
+        """Whether a classifier tells where episodes end."""
+        return self._learned_ends is not None
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of all that predictions depend on."""
@@ -247,6 +250,11 @@ class LearnedModel:
         self.ensemble.load_state_dict(part(state, "ensemble"))
         if self._learned_ends is not None:
             self._learned_ends.load_state_dict(part(state, "ends"))
+
+
+def sampled_actions(agent: Agent, obs: Tensor, generator: Generator) -> Tensor:
+    """An agent's actions as in training, [rows, act] or [rows], for observations on its device."""
+    return agent.learner.act(agent.state, obs[None], agent.learner.act_noise(len(obs), [generator]))[0]
 
 
 def _task_reward(known: Task | None, config: ModelSettings) -> Reward | None:

@@ -128,6 +128,7 @@ def train_mbpo(
         if loop.goes_on():
             length = config.rollout_length.at(count.steps)
             imagined.refill(count, count.fits, length, _kept(config), rounds=count.fits)
+        every = config.model_every
         while loop.goes_on():
             if count.steps < config.initial_steps:
                 action = loop.random_action()
@@ -136,8 +137,8 @@ def train_mbpo(
             model.verify(valid_rows(loop.step(action)))
             agent.steps = count.steps
 
-            if model.is_due(count, config.initial_steps, config.num_envs):
-                loop.log(model.renew(real, count))
+            if model.is_due(count, every=every, after=config.initial_steps, num_envs=config.num_envs):
+                loop.log(model.renew(real, count, unseen=every, horizons=config.diagnostic_horizons))
                 length = config.rollout_length.at(count.steps)
                 loop.log(imagined.renew(count, count.fits, length, _kept(config)))
             updates.run(

@@ -96,7 +96,7 @@ class MBPOConfig:
 
     def __post_init__(self) -> None:
         check_off_policy(self)  # type: ignore[arg-type]
-        check_model(self)
+        check_model(self, "model_every")
         if not 0 <= self.real_fraction <= 1:
             raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.real_fraction}")
         for name in ("rollout_starts", "retain_steps", "expansion_horizon"):

@@ -1,0 +1,260 @@
+"""The model of MOPO, COMBO and MOBILE: fitted once to a dataset, or read from a cache, and left alone from then on."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.data.datasets import Dataset
+from mbrl.envs.tasks import Task, task_of
+from mbrl.learners import files
+from mbrl.models.ensemble_dynamics import Penalty
+from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty, penalty_function
+from mbrl.pipelines.agents import Agent
+from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.imagined import Imagined, MixConfig
+from mbrl.pipelines.learned_model import LearnedModel, ModelSettings, check_model, sampled_actions
+from mbrl.seeding import derive
+from planners.dynamics import Dynamics, Reward, Termination
+
+CACHE = 1
+"""Goes up where the same settings make another model."""
+_KIND = "OfflineModel"
+_DECIDING = (
+    "members", "elites", "model_hidden", "model_lr", "model_batch_size", "model_max_steps", "holdout", "max_holdout",
+    "patience",
+)  # fmt: skip
+"""Settings that decide a model, beside the data, its seed, and whether rewards and ends are learned."""
+
+
+class OfflineModelConfig(ModelSettings, MixConfig, Protocol):
+    """The settings of a model of a dataset; what they mean stands in `MOPOConfig`."""
+
+    @property
+    def total_updates(self) -> int: ...
+    @property
+    def real_fraction(self) -> float: ...
+    @property
+    def rollout_every(self) -> int: ...
+    @property
+    def rollout_length(self) -> int: ...
+    @property
+    def retain_rounds(self) -> int: ...
+    @property
+    def model_seed(self) -> int | None: ...
+    @property
+    def model_cache(self) -> str | None: ...
+
+
+class PenaltyConfig(Protocol):
+    """The settings of a penalty on predictions."""
+
+    @property
+    def penalty(self) -> PenaltyKind: ...
+    @property
+    def penalty_weight(self) -> float: ...
+    @property
+    def penalty_units(self) -> PenaltyUnits: ...
+
+
+def check_offline_model(config: OfflineModelConfig) -> None:
+    """Check the settings that all pipelines with a model of a dataset share.
+
+    Raises:
+        ValueError: a number is out of range, or an option is unknown.
+    """
+    counts = ("total_updates", "batch_size", "rollout_every", "rollout_starts", "rollout_length", "retain_rounds")
+    check_model(config, *counts)
+    if not 0 <= config.real_fraction < 1:
+        raise ValueError(
+            f"real_fraction: expected a share in [0, 1), got {config.real_fraction}; without model rows, use a learner "
+            "that needs no model (mbrl train cql)"
+        )
+    if not 0 <= config.discount <= 1:
+        raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")
+
+
+def penalty_of(config: PenaltyConfig, dataset: Dataset) -> Callable[[GaussianEnsemble], Penalty | None]:
+    """Makes the penalty that the settings ask for.
+
+    In units of the data the weight is multiplied with the root mean square of the rewards: a disagreement as large as
+    the changes in the data costs `penalty_weight` usual rewards, whatever the environment.
+
+    Raises:
+        ValueError: an option is unknown, or the weight is negative.
+    """
+    check_penalty(config.penalty, config.penalty_weight, config.penalty_units)
+    scale = reward_scale(dataset) if config.penalty_units == "data" else 1.0
+
+    def make(ensemble: GaussianEnsemble) -> Penalty | None:
+        return penalty_function(
+            config.penalty, ensemble, weight=config.penalty_weight * scale, units=config.penalty_units
+        )
+
+    return make
+
+
+def reward_scale(dataset: Dataset) -> float:
+    """Root mean square of the rewards; 1 where all are 0."""
+    return float((dataset.rewards.astype("float64") ** 2).mean() ** 0.5) or 1.0
+
+
+def learned_model(
+    dataset: Dataset,
+    agent: Agent,
+    config: OfflineModelConfig,
+    *,
+    seed: int,
+    reward: Reward | None = None,
+    termination: Termination | None = None,
+    penalty: Callable[[GaussianEnsemble], Penalty | None] | None = None,
+) -> LearnedModel:
+    """An ensemble for a dataset, not fitted yet; given rewards and ends are verified on every row.
+
+    The ends of the model are those of the task that the dataset names, where the library knows it; else they are
+    learned, as they are with `termination="learned"`.
+
+    Args:
+        dataset: what it is to be fitted to.
+        agent: whose observations and actions it predicts.
+        config: the settings.
+        seed: of the run: the model's, where the settings have none.
+        reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says.
+        termination: likewise, -> bool [rows].
+        penalty: see `LearnedModel`.
+
+    Raises:
+        ValueError: the agent is for other observations or actions, or the data disagree with rewards or ends.
+    """
+    check_sizes(dataset, agent)
+    info = dataset.info
+    known = task_of(info.env_id, info.env_kwargs) if info.env_id else None
+    settings: Any = config
+    if termination is None and config.termination == "task" and known is None:
+        settings = replace(settings, termination="learned")
+    if termination is None:
+        _warn_of_no_ends(dataset, settings.termination, known)
+    chosen = seed if config.model_seed is None else config.model_seed
+    model = LearnedModel(known, agent, settings, seed=chosen, reward=reward, termination=termination, penalty=penalty)
+    model.verify(dataset.transitions(dtype=torch.float64))
+    return model
+
+
+def check_sizes(dataset: Dataset, agent: Agent) -> None:
+    """Check that an agent is for the observations and actions of a dataset.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if (dataset.obs_dim, dataset.action_dim) != agent.sizes:
+        raise ValueError(
+            f"dataset: expected observations and actions of {agent.sizes[0]} and {agent.sizes[1]} numbers, as the "
+            f"agent was made for, got {dataset.obs_dim} and {dataset.action_dim}; make the agent of dataset.spaces()"
+        )
+
+
+def fit_once(
+    model: LearnedModel, real: ReplayBuffer, dataset: Dataset, config: OfflineModelConfig, count: Counters
+) -> dict[str, float]:
+    """Fit the model, or take it from the cache; what to log.
+
+    A cached model is the one that would be fitted, bit for bit: the file is found by the dataset's hash, the settings
+    that decide the model, its seed and the kind of device. A damaged one is made anew, with a warning.
+    """
+    started, path = time.perf_counter(), None
+    if config.model_cache is not None:
+        path = Path(config.model_cache) / f"{_key(model, dataset, config)}{files.ENDING}"
+    row = _read(model, path, count) if path is not None and path.is_file() else None
+    if row is None:
+        row = model.renew(real, count)
+        row.pop("time/fit_seconds")
+        if path is not None:
+            named = model.state_dict()
+            stored = {"names": list(named), "row": row, "steps": count.model_gradient_steps}
+            files.save(path, _KIND, stored, list(named.values()))
+    return {**row, "time/fit_seconds": time.perf_counter() - started}
+
+
+def roll(imagined: Imagined, config: OfflineModelConfig, count: Counters) -> dict[str, float]:
+    """The rollouts that are due before the next update, and what to log of them; nothing where none are."""
+    if count.updates % config.rollout_every and len(imagined.rows):
+        return {}
+    return imagined.renew(count, count.updates // config.rollout_every, config.rollout_length, config.retain_rounds)
+
+
+def refill(imagined: Imagined, config: OfflineModelConfig, count: Counters) -> None:
+    """After a checkpoint without model rows: as many rounds as are kept, by the policy of now, with a warning."""
+    if count.model_steps and count.updates < config.total_updates:
+        rounds = -(-count.updates // config.rollout_every)  # so many were rolled out; the next one is due
+        imagined.refill(count, rounds, config.rollout_length, config.retain_rounds, rounds)
+
+
+class GivenModel:
+    """Dynamics that are known, in place of a learned model: nothing is fitted, and nothing is penalised.
+
+    Args:
+        agent: acts in it.
+        dynamics: the model; its states must be determined by observations.
+    """
+
+    def __init__(self, agent: Agent, dynamics: Dynamics[Any]) -> None:
+        self.agent, self.dynamics = agent, dynamics
+
+    def act(self, obs: Tensor, generator: Generator) -> Tensor:
+        """The agent's actions as in training, for `rollout`."""
+        return sampled_actions(self.agent, obs, generator)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: whoever gave the dynamics has them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to restore."""
+
+
+def _warn_of_no_ends(dataset: Dataset, termination: Literal["task", "learned", "never"], known: Task | None) -> None:
+    ends = bool(dataset.terminated.any())
+    if termination == "never" and (known is None or known.termination is not None):
+        reason = "termination='never' was asked for"
+    elif termination == "learned" and not ends:
+        reason = "the library does not know the task's ends, and no row of the dataset is terminated"
+    else:
+        return
+    warnings.warn(
+        f"termination: episodes of the model never end, for {reason}. Where falling ends the real ones, the policy "
+        "learns that it can go on after a fall: on hopper, scores stay below 7 of 100. Pass termination(obs, action, "
+        "next_obs), or use termination='learned' with data that have ends; where real episodes never end, all is well",
+        stacklevel=4,
+    )
+
+
+def _key(model: LearnedModel, dataset: Dataset, config: OfflineModelConfig) -> str:
+    """What decides the model, as the name of a file."""
+    ensemble = model.ensemble
+    settings = {name: getattr(config, name) for name in _DECIDING}
+    learned = [ensemble.learned_reward, model.learns_ends]
+    device = [ensemble.device.type, str(ensemble.dtype), ensemble.seen.tolist()]
+    text = json.dumps([CACHE, dataset.hash(), settings, model.seed, learned, device])
+    return f"{dataset.hash()[:12]}-{derive(text):016x}"
+
+
+def _read(model: LearnedModel, path: Path, count: Counters) -> dict[str, float] | None:
+    try:
+        stored, tensors = files.load(path, _KIND)
+        model.load_state_dict(dict(zip(stored["names"], tensors, strict=True)))
+    except ValueError as error:
+        warnings.warn(f"model_cache: the model is fitted anew, for the cached one can't be used: {error}", stacklevel=4)
+        return None
+    count.fits += 1
+    count.model_gradient_steps += stored["steps"]  # what the model cost, whoever paid for it
+    return {**stored["row"], "model/cached": 1.0}
