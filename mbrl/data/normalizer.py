@@ -68,3 +68,13 @@ class Normalizer:
                 got = list(state[name].shape) if name in state else "nothing"
                 raise ValueError(f"state[{name!r}]: expected shape [{self.dim}], got {got}")
         self.mean, self.std = state["mean"].to(self.mean, copy=True), state["std"].to(self.std, copy=True)
+
+
+def fit_runs(
+    mean: Float[Tensor, "runs 1 dim"], std: Float[Tensor, "runs 1 dim"], x: Float[Tensor, "runs rows dim"]
+) -> None:
+    """Set means and standard deviations, in place, to those of each run's rows."""
+    for run, rows in enumerate(x):
+        fitted = Normalizer(rows.shape[-1], device=rows.device, dtype=rows.dtype).fit(rows)
+        mean[run, 0] = fitted.mean
+        std[run, 0] = fitted.std

@@ -9,7 +9,7 @@ still learning visit more of the states that the clone will meet than as many al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,13 +20,27 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.data.normalizer import Normalizer
+from mbrl.data.normalizer import fit_runs
 from mbrl.learners import files
 from mbrl.learners.networks import MLP, Adam, adam_update, differentiable, gradients, init_adam, init_mlp, mlp
+from mbrl.learners.settings import check_network
 from mbrl.seeding import generator
 from mbrl.types import Metrics, TransitionBatch
 from planners.box import Box
 from planners.rows import leaves
+
+
+@dataclass(frozen=True)
+class BehaviorCloningConfig:
+    """Settings of behaviour cloning."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers (ReLU)."""
+    lr: float = 1e-3
+    """Step size of Adam."""
+
+    def __post_init__(self) -> None:
+        check_network(self)
 
 
 class BehaviorCloningState(NamedTuple):
@@ -52,8 +66,7 @@ class BehaviorCloningLearner:
         obs_dim: size of an observation.
         low: lower action bounds, one for each action dimension.
         high: upper action bounds.
-        hidden: sizes of the hidden layers (ReLU).
-        lr: step size of Adam.
+        config: the settings.
         dtype: of the parameters; batches must have it too.
 
     Raises:
@@ -63,20 +76,17 @@ class BehaviorCloningLearner:
     obs_dim: int
     low: tuple[float, ...]
     high: tuple[float, ...]
-    hidden: tuple[int, ...] = (128, 128)
-    lr: float = 1e-3
+    config: BehaviorCloningConfig = BehaviorCloningConfig()
     dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         Box(self.low, self.high, len(self.low))
-        if min(self.obs_dim, *self.hidden) < 1:
-            raise ValueError(f"obs_dim, hidden: expected positive sizes, got {self.obs_dim} and {self.hidden}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected a positive step size, got {self.lr}")
+        if self.obs_dim < 1:
+            raise ValueError(f"obs_dim: expected a positive size, got {self.obs_dim}")
 
     def init(self, generators: list[Generator]) -> BehaviorCloningState:
         """A fresh state; one generator a run."""
-        policy = init_mlp((self.obs_dim, *self.hidden, len(self.low)), generators, dtype=self.dtype)
+        policy = init_mlp((self.obs_dim, *self.config.hidden, len(self.low)), generators, dtype=self.dtype)
         box, like, runs = Box(self.low, self.high), policy[0][0], len(generators)
         mean = like.new_zeros(runs, 1, self.obs_dim)
         center, scale = (x.to(like).expand(runs, 1, -1).clone() for x in (box.center, box.range / 2))
@@ -92,10 +102,7 @@ class BehaviorCloningLearner:
 
     def fit_normalizer(self, state: BehaviorCloningState, obs: Float[Tensor, "runs rows obs"]) -> None:
         """Set the state's mean and standard deviation, in place, to those of the observations."""
-        for run, rows in enumerate(obs):
-            fitted = Normalizer(self.obs_dim, device=rows.device, dtype=rows.dtype).fit(rows)
-            state.mean[run, 0] = fitted.mean
-            state.std[run, 0] = fitted.std
+        fit_runs(state.mean, state.std, obs)
 
     def update(
         self, state: BehaviorCloningState, batch: TransitionBatch, noise: Any = (), *, actor: bool = True
@@ -109,7 +116,7 @@ class BehaviorCloningLearner:
         target = (batch.action - state.center) / state.scale
         loss = (_squashed(policy, state, batch.obs) - target).square().mean((1, 2))
         if actor:
-            adam_update(state.policy, gradients(loss, policy), state.adam, lr=self.lr)
+            adam_update(state.policy, gradients(loss, policy), state.adam, lr=self.config.lr)
         return state, {"train/loss": loss.detach()}
 
     @torch.no_grad()
@@ -155,7 +162,8 @@ class BehaviorCloning:
         box = Box.from_space(action_space)
         low, high = tuple(box.low.tolist()), tuple(box.high.tolist())
         self.observation_space, self.action_space, self.seed = observation_space, action_space, seed
-        self.learner = BehaviorCloningLearner(observation_space.shape[0], low, high, tuple(hidden), lr)
+        config = BehaviorCloningConfig(tuple(hidden), lr)
+        self.learner = BehaviorCloningLearner(observation_space.shape[0], low, high, config)
         self.state = self.learner.init([generator(seed, "behavior_cloning", "init", device=device)])
         self.updates = 0
         """Updates so far. Mini-batch k is a function of (seed, k): learning in two calls is learning in one."""
@@ -229,7 +237,7 @@ class BehaviorCloning:
         """
         spaces = {"observation_space": self.observation_space, "action_space": self.action_space}
         config: dict[str, Any] = {name: files.space_to_json(space) for name, space in spaces.items()}
-        config |= {"seed": self.seed, "hidden": self.learner.hidden, "lr": self.learner.lr, "updates": self.updates}
+        config |= {"seed": self.seed, **asdict(self.learner.config), "updates": self.updates}
         return files.save(path, "BehaviorCloning", config, leaves(self.state))
 
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 from planners.box import Box
 
 LOG_STD_RANGE = (-20.0, 2.0)
+BOUNDED_LOG_STD_RANGE = (-5.0, 2.0)
 
 
 def squashed_gaussian(
@@ -67,6 +68,31 @@ def gaussian_head(
     """A network's output as mean and log_std, the latter cut to `LOG_STD_RANGE`, as stable-baselines3 does it."""
     mean, log_std = output.chunk(2, -1)
     return mean, log_std.clamp(*LOG_STD_RANGE)
+
+
+def bounded_gaussian(
+    output: Float[Tensor, "runs rows act"], log_std: Float[Tensor, "runs 1 act"], noise: Float[Tensor, "runs rows act"]
+) -> Float[Tensor, "runs rows act"]:
+    """Actions tanh(output) + exp(log_std) noise, cut to [-1, 1]: what `bounded_gaussian_log_prob` fits."""
+    return (torch.tanh(output) + log_std.clamp(*BOUNDED_LOG_STD_RANGE).exp() * noise).clamp(-1, 1)
+
+
+def bounded_gaussian_log_prob(
+    output: Float[Tensor, "runs rows act"], log_std: Float[Tensor, "runs 1 act"], action: Float[Tensor, "runs rows act"]
+) -> Float[Tensor, "runs rows"]:
+    """The log-density of actions under a Gaussian around tanh(output), before it is cut to [-1, 1].
+
+    Unlike a squashed Gaussian's it is finite at the bounds, where logged actions like to be. IQL, Kostrikov et al.
+    (2021), https://arxiv.org/abs/2110.06169, fits such a policy, with one standard deviation for all states.
+
+    Args:
+        output: of a network; its tanh is the mean.
+        log_std: logarithm of the standard deviation, cut to `BOUNDED_LOG_STD_RANGE`.
+        action: in [-1, 1].
+    """
+    log_std = log_std.clamp(*BOUNDED_LOG_STD_RANGE)
+    noise = (action - torch.tanh(output)) / log_std.exp()
+    return (-0.5 * noise.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 class ActionBounds(NamedTuple):

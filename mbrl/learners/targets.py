@@ -96,6 +96,35 @@ def temperature_loss(
     return -log_temperature * (log_prob + target_entropy).detach().mean(-1)
 
 
+def expectile_loss(
+    q: Float[Tensor, "runs rows"], value: Float[Tensor, "runs rows"], expectile: float
+) -> Float[Tensor, "runs"]:
+    """E[|expectile - 1(q < value)| (q - value)^2]: its least is where `value` is an expectile of q.
+
+    0.5 gives the mean; towards 1 it becomes the largest q that occurs. Kostrikov et al. (2021),
+    https://arxiv.org/abs/2110.06169, equation 5. No gradient goes into q.
+    """
+    error = q.detach() - value
+    return ((expectile - (error < 0).to(error)).abs() * error.square()).mean(-1)
+
+
+def advantage_weights(
+    advantage: Float[Tensor, "*rows"], inverse_temperature: float, largest: float
+) -> Float[Tensor, "*rows"]:
+    """exp(inverse_temperature advantage), cut at `largest`: how much an action of the data is worth imitating.
+
+    Peng et al. (2019), https://arxiv.org/abs/1910.00177, equation 10. No gradient goes into it.
+    """
+    return (inverse_temperature * advantage.detach()).exp().clamp(max=largest)
+
+
+def weighted_imitation_loss(
+    log_prob: Float[Tensor, "runs rows"], weight: Float[Tensor, "runs rows"]
+) -> Float[Tensor, "runs"]:
+    """-E[weight log_prob] of the data's actions: maximum likelihood where all weights are 1."""
+    return -(weight * log_prob).mean(-1)
+
+
 def expanded_targets(
     reward_t: Float[Tensor, "steps *rows"],
     discount_t: Float[Tensor, "steps *rows"],

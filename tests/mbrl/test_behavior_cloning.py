@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.learners.behavior_cloning import BehaviorCloning, BehaviorCloningLearner
+from mbrl.learners.behavior_cloning import BehaviorCloning, BehaviorCloningConfig, BehaviorCloningLearner
 from mbrl.learners.testing import check_learner
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -82,7 +82,7 @@ def test_mini_batches_differ_and_the_normaliser_stays():
             return super().update(state, batch, noise, actor=actor)
 
     policy, data = BehaviorCloning(OBS, ACT, hidden=(8,)), linear_policy(200)
-    policy.learner = Recorder(3, policy.learner.low, policy.learner.high, (8,))
+    policy.learner = Recorder(3, policy.learner.low, policy.learner.high, policy.learner.config)
     mean = policy.learn(data, 2, 16).state.mean.clone()
     assert not torch.equal(*seen)
     policy.learn(data._replace(obs=data.obs + 1), 1, 16)
@@ -227,14 +227,18 @@ def test_bad_arguments_are_named():
         BehaviorCloning(gym.spaces.Discrete(3), ACT)
     with pytest.raises(ValueError, match="space"):
         BehaviorCloning(OBS, gym.spaces.Discrete(3))
-    for wrong, message in [({"lr": 0.0}, "lr"), ({"hidden": (0,)}, "hidden"), ({"high": (-1.0,)}, "low")]:
+    for wrong, message in [({"lr": 0.0}, "lr"), ({"hidden": (0,)}, "hidden")]:
+        with pytest.raises(ValueError, match=message):
+            BehaviorCloningConfig(**wrong)
+    for wrong, message in [({"obs_dim": 0}, "obs_dim"), ({"high": (-1.0,)}, "low")]:
         with pytest.raises(ValueError, match=message):
             BehaviorCloningLearner(**({"obs_dim": 3, "low": (-1.0,), "high": (1.0,)} | wrong))
 
 
 # The conformance kit: it passes on what is shipped and fails on each planted bug, with the law that is broken.
 
-LEARNER = {"obs_dim": 3, "low": (-1.0,) * 2, "high": (1.0,) * 2, "hidden": (8,), "dtype": torch.float64}
+SMALL = BehaviorCloningConfig(hidden=(8,))
+LEARNER = {"obs_dim": 3, "low": (-1.0,) * 2, "high": (1.0,) * 2, "config": SMALL, "dtype": torch.float64}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
