@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
+import numpy as np
 import torch
+
+from mbrl.data.datasets import Dataset
+
+if TYPE_CHECKING:
+    from mbrl.pipelines.agents import Agent
 
 
 def with_fields(config: Any, changes: Mapping[str, Any], what: str) -> Any:
@@ -73,3 +79,25 @@ def arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
     if isinstance(action_space, gym.spaces.Discrete):
         return size, int(action_space.n)
     return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())
+
+
+def check_dataset(dataset: Dataset, agent: Agent, device: str) -> None:
+    """Check that an agent is for a dataset's observations and actions, and lives where training is to be.
+
+    Raises:
+        ValueError: it is not, or does not.
+    """
+    name, info, own, action_space = type(agent).__name__, dataset.info, agent.action_space, dataset.spaces()[1]
+    check_actions(name, action_space, discrete=agent.discrete, instead=agent.instead)
+    if (dataset.obs_dim, dataset.action_dim) != agent.sizes:
+        raise ValueError(
+            f"dataset: expected observations and actions of {agent.sizes[0]} and {agent.sizes[1]} numbers, as the "
+            f"agent was made for, got {dataset.obs_dim} and {dataset.action_dim}; make the agent of dataset.spaces()"
+        )
+    known = not agent.discrete and info.action_low is not None and info.action_high is not None
+    if known and not all(
+        np.allclose(getattr(agent.action_space, x), getattr(action_space, x)) for x in ("low", "high")
+    ):
+        raise ValueError(f"dataset: expected actions in {own}, as the agent's, got {action_space}")
+    if device_of(device) != agent.device:
+        raise ValueError(f"device: expected {agent.device}, where the agent lives, got {device}")
