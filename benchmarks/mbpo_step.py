@@ -73,7 +73,7 @@ def ours(rows: int, starts: int) -> dict[str, Callable[[], None]]:
     real = agent.experience(rows, 1)
     data = transitions(rows)
     real.extend_rows(data)
-    imagined = Imagined(agent, model, real, config, 0)
+    imagined = Imagined(agent, model, real, config, 0, real_rows=config.real_rows)
     updates = Updates(agent, imagined.draw, seed=0, batch_size=config.batch_size, recorder=NullRecorder())
     count, obs = Counters(), np.zeros((1, OBS))
 

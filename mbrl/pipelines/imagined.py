@@ -42,8 +42,6 @@ class MixConfig(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
-    def real_rows(self) -> int: ...
-    @property
     def discount(self) -> float: ...
     @property
     def rollout_starts(self) -> int: ...
@@ -60,6 +58,7 @@ class Imagined:
         real: real rows, which rollouts start from.
         config: the settings.
         seed: of rollouts and batches.
+        real_rows: how many of a batch's rows are real.
         adjust: what is done to a batch, where that depends on the parameters of the moment.
     """
 
@@ -71,10 +70,11 @@ class Imagined:
         config: MixConfig,
         seed: int,
         *,
+        real_rows: int,
         adjust: Adjust | None = None,
     ) -> None:
         self.agent, self.model, self.real, self.config, self.seed = agent, model, real, config, seed
-        self._adjust = adjust
+        self._real_rows, self._adjust = real_rows, adjust
         obs_dim, action_dim = agent.sizes
 
         def make(capacity: int) -> ReplayBuffer:
@@ -96,7 +96,7 @@ class Imagined:
             ValueError: the model returned nothing finite.
         """
         config = self.config
-        if config.real_rows == config.batch_size:
+        if self._real_rows == config.batch_size:
             return {}
         started = time.perf_counter()
         g = generator(self.seed, "rollout", 0, number, *key, device=self.agent.device)
@@ -121,7 +121,7 @@ class Imagined:
 
     def refill(self, count: Counters, number: int, length: int, kept: int, rounds: int) -> None:
         """After a checkpoint without model rows: as many rollouts as are kept, by the policy and the model of now."""
-        if not rounds or len(self.rows) or self.config.real_rows == self.config.batch_size:
+        if not rounds or len(self.rows) or self._real_rows == self.config.batch_size:
             return
         warnings.warn(
             "checkpoint_model_buffer: the checkpoint has no model rows, so new ones are made: training goes on, but "
@@ -136,7 +136,7 @@ class Imagined:
         before those of the model."""
         config = self.config
         g = generator(self.seed, "batch", 0, first, device=self.agent.device)
-        counts = [(self.real, config.real_rows), (self.rows.buffer, config.batch_size - config.real_rows)]
+        counts = [(self.real, self._real_rows), (self.rows.buffer, config.batch_size - self._real_rows)]
         parts = [
             stacked(buffer.sample(count * rows, generator=g, discount=config.discount), count)
             for buffer, rows in counts

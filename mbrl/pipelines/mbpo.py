@@ -98,7 +98,7 @@ def train_mbpo(
         if config.targets != "td":
             horizon, discount = config.expansion_horizon, config.discount
             expand = Expansion(config.targets, agent.learner, model.dynamics, horizon=horizon, discount=discount)
-        imagined = Imagined(agent, model, real, config, seed, adjust=expand)
+        imagined = Imagined(agent, model, real, config, seed, real_rows=config.real_rows, adjust=expand)
         updates = Updates(
             agent,
             imagined.draw,

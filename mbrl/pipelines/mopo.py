@@ -12,36 +12,17 @@ optimization", https://arxiv.org/abs/2005.13239, algorithm 2. docs/mopo.md lists
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
-from mbrl.data.buffer import ReplayBuffer, buffer_bytes
-from mbrl.data.datasets import Dataset, dataset_buffer
-from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.data.datasets import Dataset
 from mbrl.pipelines.agents import Agent
-from mbrl.pipelines.bookkeeping import Counters
-from mbrl.pipelines.imagined import Imagined
+from mbrl.pipelines.model_training import Evaluate, ModelTraining, ModelTrainingResult, memory_of
 from mbrl.pipelines.mopo_config import MOPOConfig
-from mbrl.pipelines.offline_loop import OfflineLoop
-from mbrl.pipelines.offline_model import GivenModel, check_sizes, fit_once, learned_model, penalty_of, refill, roll
-from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, memory_explained
+from mbrl.pipelines.offline_model import penalty_of
+from mbrl.pipelines.offline_model_config import real_rows
+from mbrl.pipelines.recorder import Recorder
+from mbrl.pipelines.updates import memory_explained
 from planners.dynamics import Dynamics, Reward, Termination
-
-Evaluate = Callable[[Agent, int], dict[str, float]]
-
-
-class MOPOResult(NamedTuple):
-    """What training leaves."""
-
-    policy: Agent
-    ensemble: GaussianEnsemble | None
-    """None where dynamics were given."""
-    buffer: ReplayBuffer
-    """The dataset's rows."""
-    model_buffer: ReplayBuffer | None
-    """The newest of the model."""
-    updates: int
 
 
 def train_mopo(
@@ -56,7 +37,7 @@ def train_mopo(
     recorder: Recorder | None = None,
     evaluate: Evaluate | None = None,
     stop: Callable[[], bool] | None = None,
-) -> MOPOResult:
+) -> ModelTrainingResult:
     """Train an agent by MOPO.
 
     Args:
@@ -77,53 +58,24 @@ def train_mopo(
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full; the message says which buffer to make smaller.
     """
-    check_sizes(dataset, agent)
-    recorder, count = recorder or NullRecorder(), Counters(updates=agent.updates)
-    made_rows = config.rollout_starts * config.rollout_length * config.retain_rounds
-    takes = {
-        "dataset": buffer_bytes(len(dataset), *agent.sizes),
-        "rollout_starts": buffer_bytes(made_rows, *agent.sizes),
-    }
-    with memory_explained(takes):
-        real = dataset_buffer(dataset, device=agent.device, dtype=agent.learner.dtype)
-        if dynamics is not None:
-            model: Any = GivenModel(agent, dynamics)
-        else:
-            penalty = penalty_of(config, dataset)
-            model = learned_model(
-                dataset, agent, config, seed=seed, reward=reward, termination=termination, penalty=penalty
-            )
-        imagined = Imagined(agent, model, real, config, seed)
-        updates = Updates(
+    with memory_explained(memory_of(dataset, agent, config)):
+        training = ModelTraining(
+            dataset,
             agent,
-            imagined.draw,
-            imagined.draw_block,
-            seed=seed,
-            batch_size=config.batch_size,
-            recorder=recorder,
-            mode=config.updates,
-        )
-        loop = OfflineLoop(
             config,
-            count,
             seed=seed,
-            columns={"model/steps": "model_steps", "model/gradient_steps": "model_gradient_steps"},
-            parts={"agent": agent, "updates": updates, "model": model, "imagined": imagined.rows},
-            settings={**asdict(config), **agent.settings(), "dataset": dataset.hash()},
+            real_rows=real_rows(config.real_fraction, config.batch_size),
+            reward=reward,
+            termination=termination,
+            dynamics=dynamics,
+            penalty=penalty_of(config, dataset),
             recorder=recorder,
             evaluate=evaluate,
             stop=stop,
         )
-        if dynamics is None and not count.fits:
-            loop.log(fit_once(model, real, dataset, config, count))
-        refill(imagined, config, count)
-        while loop.goes_on():
-            if rows := roll(imagined, config, count):
-                loop.log(rows)
-            updates.run(loop.until_due(config.rollout_every), 0)
-            count.updates = agent.updates
-            loop.log_due(updates.metrics)
-            loop.evaluate(agent)
-            loop.checkpoint()
-    ensemble = None if dynamics is not None else model.ensemble
-    return MOPOResult(agent, ensemble, real, imagined.rows.buffer, count.updates)
+        training.fit()
+        while training.goes_on():
+            training.roll()  # model rows, their rewards less the penalty
+            training.update()
+            training.report()
+    return training.result()

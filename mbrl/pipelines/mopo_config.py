@@ -2,34 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mbrl.learners.sac import SACConfig
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty
-from mbrl.pipelines.offline_model import check_offline_model
+from mbrl.pipelines.offline_model_config import OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
-class MOPOConfig:
+class MOPOConfig(OfflineModelConfig):
     """Settings of `train_mopo`; those of the learner stand apart.
 
     Raises:
         ValueError: a number is out of range, or an option is unknown.
     """
 
-    total_updates: int = 3_000_000
-    """Updates of the learner in all."""
-    batch_size: int = 256
-    """Rows of an update's batch, real and model rows together."""
     real_fraction: float = 0.05
     """Share of real rows in every batch, by count: 12 of 256."""
-    discount: float = 0.99
-    """Of rewards, per step."""
-    device: str = "cpu"
-    """Where learner, model and all transitions live: cpu, cuda, cuda:1, ..."""
-    updates: Literal["eager", "compile", "graph"] = "eager"
-    """How updates are run: as they are written, compiled, or as a captured CUDA graph."""
-
     penalty: PenaltyKind = "pairwise"
     """What lowers the model's rewards: members' disagreement ("pairwise", "ensemble_std"), the noise that they expect
     ("aleatoric", the paper's), or nothing ("none")."""
@@ -39,65 +28,10 @@ class MOPOConfig:
     """Units of the penalty: the environment's ("raw", the paper's), or those of the data: a disagreement as large as
     the changes in the data costs `penalty_weight` usual rewards."""
 
-    rollout_every: int = 1_000
-    """Updates between rounds of rollouts; the first is before the first update."""
-    rollout_starts: int = 50_000
-    """States of the dataset that a round's rollouts start from, drawn with replacement."""
-    rollout_length: int = 5
-    """Steps of each rollout, h."""
-    retain_rounds: int = 5
-    """Rounds whose rows are kept. Where rollouts end early, rows stay longer."""
-    elite_sampling: Literal["ts1", "ts1_independent"] = "ts1_independent"
-    """How rows of a rollout meet elites at each step: dealt in equal shares, or drawn independently, as the paper's."""
-    reward: Literal["learned", "task"] = "learned"
-    """The model's rewards: learned with the dynamics, or the task's own, verified on the data."""
-    termination: Literal["task", "learned", "never"] = "task"
-    """The model's ends: the task's, verified on the data (learned where the library does not know the task); a
-    classifier's; or none."""
-
-    members: int = 7
-    """Networks of the ensemble."""
-    elites: int = 5
-    """Members, the best on the holdout, that rollouts use; penalties ask all."""
-    model_hidden: tuple[int, ...] = (200, 200, 200, 200)
-    """Widths of the hidden layers of each network."""
-    model_lr: float = 1e-3
-    """Of Adam, for the ensemble."""
-    model_batch_size: int = 256
-    """Rows per gradient step and member."""
-    model_max_steps: int | None = None
-    """Gradient steps of the fit at most, for small machines; None: early stopping alone decides."""
-    holdout: float = 0.2
-    """Share of the rows, at random, that early stopping and elites are decided by."""
-    max_holdout: int = 1_000
-    """Rows of the holdout at most."""
-    patience: int = 5
-    """Epochs without improvement after which a member stops."""
-    model_seed: int | None = None
-    """Seed of the model; None: the run's. Runs with the same one share a cached model."""
-    model_cache: str | None = None
-    """Folder of fitted models, found again by dataset, settings and seed; None: every run fits its own."""
-
-    log_every: int = 1_000
-    """Updates between rows of what the learner reports."""
-    eval_every: int = 10_000
-    """Updates between evaluations; 0: none."""
-    eval_episodes: int = 10
-    """Episodes per evaluation."""
-    checkpoint_every: int = 50_000
-    """Updates between checkpoints."""
-    checkpoint_model_buffer: bool = True
-    """Whether checkpoints hold the model rows. Without them, a run that goes on makes new ones first: it is then not
-    bit for bit what it would have been."""
-
     def __post_init__(self) -> None:
-        check_offline_model(self)
+        super().__post_init__()
         check_penalty(self.penalty, self.penalty_weight, self.penalty_units)
-
-    @property
-    def real_rows(self) -> int:
-        """Real rows of every batch, rounded down."""
-        return int(self.real_fraction * self.batch_size + 1e-9)
+        real_rows(self.real_fraction, self.batch_size)
 
 
 class MOPOPreset(NamedTuple):
@@ -152,17 +86,3 @@ def mopo_preset(env_id: str, name: str | None = None) -> MOPOPreset:
         ValueError: there is no preset of that name.
     """
     return choose(PRESETS, env_id, name, MOPOPreset(MOPOConfig(), _LEARNER, {}))
-
-
-def choose(presets: Mapping[str, Mapping[str, Any]], env_id: str, name: str | None, default: Any) -> Any:
-    """A preset of an environment by name; the first without one, `default` where the environment has none.
-
-    Raises:
-        ValueError: there is no preset of that name.
-    """
-    known = presets.get(env_id.rpartition(":")[2], {"default": default})
-    if name is None:
-        return next(iter(known.values()))
-    if name not in known:
-        raise ValueError(f"preset: expected one of {', '.join(known)} for {env_id or 'this dataset'}, got {name!r}")
-    return known[name]

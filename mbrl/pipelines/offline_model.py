@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Generator, Tensor
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.datasets import Dataset
@@ -22,10 +21,10 @@ from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty, penalty_function
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
-from mbrl.pipelines.imagined import Imagined, MixConfig
-from mbrl.pipelines.learned_model import LearnedModel, ModelSettings, check_model, sampled_actions
+from mbrl.pipelines.learned_model import LearnedModel
+from mbrl.pipelines.offline_model_config import OfflineModelConfig
 from mbrl.seeding import derive
-from planners.dynamics import Dynamics, Reward, Termination
+from planners.dynamics import Reward, Termination
 
 CACHE = 1
 """Goes up where the same settings make another model."""
@@ -37,25 +36,6 @@ _DECIDING = (
 """Settings that decide a model, beside the data, its seed, and whether rewards and ends are learned."""
 
 
-class OfflineModelConfig(ModelSettings, MixConfig, Protocol):
-    """The settings of a model of a dataset; what they mean stands in `MOPOConfig`."""
-
-    @property
-    def total_updates(self) -> int: ...
-    @property
-    def real_fraction(self) -> float: ...
-    @property
-    def rollout_every(self) -> int: ...
-    @property
-    def rollout_length(self) -> int: ...
-    @property
-    def retain_rounds(self) -> int: ...
-    @property
-    def model_seed(self) -> int | None: ...
-    @property
-    def model_cache(self) -> str | None: ...
-
-
 class PenaltyConfig(Protocol):
     """The settings of a penalty on predictions."""
 
@@ -65,23 +45,6 @@ class PenaltyConfig(Protocol):
     def penalty_weight(self) -> float: ...
     @property
     def penalty_units(self) -> PenaltyUnits: ...
-
-
-def check_offline_model(config: OfflineModelConfig) -> None:
-    """Check the settings that all pipelines with a model of a dataset share.
-
-    Raises:
-        ValueError: a number is out of range, or an option is unknown.
-    """
-    counts = ("total_updates", "batch_size", "rollout_every", "rollout_starts", "rollout_length", "retain_rounds")
-    check_model(config, *counts)
-    if not 0 <= config.real_fraction < 1:
-        raise ValueError(
-            f"real_fraction: expected a share in [0, 1), got {config.real_fraction}; without model rows, use a learner "
-            "that needs no model (mbrl train cql)"
-        )
-    if not 0 <= config.discount <= 1:
-        raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")
 
 
 def penalty_of(config: PenaltyConfig, dataset: Dataset) -> Callable[[GaussianEnsemble], Penalty | None]:
@@ -183,43 +146,6 @@ def fit_once(
             stored = {"names": list(named), "row": row, "steps": count.model_gradient_steps}
             files.save(path, _KIND, stored, list(named.values()))
     return {**row, "time/fit_seconds": time.perf_counter() - started}
-
-
-def roll(imagined: Imagined, config: OfflineModelConfig, count: Counters) -> dict[str, float]:
-    """The rollouts that are due before the next update, and what to log of them; nothing where none are."""
-    if count.updates % config.rollout_every and len(imagined.rows):
-        return {}
-    return imagined.renew(count, count.updates // config.rollout_every, config.rollout_length, config.retain_rounds)
-
-
-def refill(imagined: Imagined, config: OfflineModelConfig, count: Counters) -> None:
-    """After a checkpoint without model rows: as many rounds as are kept, by the policy of now, with a warning."""
-    if count.model_steps and count.updates < config.total_updates:
-        rounds = -(-count.updates // config.rollout_every)  # so many were rolled out; the next one is due
-        imagined.refill(count, rounds, config.rollout_length, config.retain_rounds, rounds)
-
-
-class GivenModel:
-    """Dynamics that are known, in place of a learned model: nothing is fitted, and nothing is penalised.
-
-    Args:
-        agent: acts in it.
-        dynamics: the model; its states must be determined by observations.
-    """
-
-    def __init__(self, agent: Agent, dynamics: Dynamics[Any]) -> None:
-        self.agent, self.dynamics = agent, dynamics
-
-    def act(self, obs: Tensor, generator: Generator) -> Tensor:
-        """The agent's actions as in training, for `rollout`."""
-        return sampled_actions(self.agent, obs, generator)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: whoever gave the dynamics has them."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to restore."""
 
 
 def _warn_of_no_ends(dataset: Dataset, termination: Literal["task", "learned", "never"], known: Task | None) -> None:

@@ -93,7 +93,7 @@ def test_checkpoints_may_leave_the_model_rows_out() -> None:
 def test_a_model_that_says_nothing_finite_is_named(result: MBPOResult) -> None:
     env = gym.make("InvertedPendulum-v5")
     model = LearnedModel(task(env), result.policy, TINY, seed=0, reward=lambda o, a, n: n[:, 0] * torch.nan)
-    made = Imagined(result.policy, model, result.buffer, TINY, 0)
+    made = Imagined(result.policy, model, result.buffer, TINY, 0, real_rows=TINY.real_rows)
     with pytest.raises(ValueError, match="model: expected finite predictions, got none in 30 rollouts after fit 3, at"):
         made.renew(Counters(steps=50, fits=3), 3, 1, 2)
 
@@ -120,7 +120,8 @@ def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) ->
 
 def imagined(result: MBPOResult, config: MBPOConfig) -> Imagined:
     """Batches of real rows with reward 1 and model rows with reward 2."""
-    made = Imagined(result.policy, None, marked(1.0), config, 0)  # type: ignore[arg-type]
+    model: Any = None
+    made = Imagined(result.policy, model, marked(1.0), config, 0, real_rows=config.real_rows)
     made.rows.buffer = marked(2.0)
     return made
 
@@ -155,7 +156,7 @@ def test_rollouts_sample_the_policy_and_start_from_real_states(result: MBPOResul
     agent = make_agent(env)
     model = LearnedModel(task(env), agent, TINY, seed=0)
     model.ensemble.load_state_dict(result.ensemble.state_dict())
-    made = Imagined(agent, model, result.buffer, replace(TINY, rollout_starts=500), 0)
+    made = Imagined(agent, model, result.buffer, replace(TINY, rollout_starts=500), 0, real_rows=5)
     made.renew(Counters(steps=50, fits=1), 1, 1, 2)
     assert made.rows.buffer is not None
     rows = made.rows.buffer.all()
