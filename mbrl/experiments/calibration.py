@@ -1,0 +1,329 @@
+"""How well a penalty tells where a model is wrong: rank correlation, reliability curve, and a weight.
+
+A policy is rolled out in the model from states of the data. Each transition on the way, (s_k, a_k), is taken once more
+in MuJoCo (or by the task's formula), set to s_k: the true error of step k is the distance of where that leads from the
+mean of what the elites predict, a root mean square over the observation in units of the standard deviation of its
+changes in the data. Where no true model is there, the actions of episodes of the data are given to the model instead,
+and the error of step k is how far it has come from the recorded observation; the penalties of the steps add up.
+
+A weight that covers the error: MOPO's bound holds where, over the states that the policy reaches in the model,
+
+    E[weight * penalty] >= discount E|V(predicted s') - V(true s')|
+
+for the policy's value V, Yu et al. (2020), https://arxiv.org/abs/2005.13239, section 4.1. The suggestion is the
+smallest such weight. Comparing penalties with the true error of model rollouts: Lu et al. (2022),
+https://arxiv.org/abs/2110.04135, section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from mbrl.data.datasets import Dataset
+from mbrl.envs.make import make_env
+from mbrl.envs.tasks import task, true_model
+from mbrl.models.ensemble_dynamics import EnsembleDynamics, Penalty
+from mbrl.rollout import Act, rollout
+from mbrl.seeding import generator
+
+Value = Callable[[Tensor], Tensor]
+"""`value(obs)` -> [rows], of the policy."""
+BINS = 10
+_WITHOUT_X = "exclude_current_positions_from_observation"
+
+
+class Truth(NamedTuple):
+    """Where transitions really lead."""
+
+    next_obs: Float[Tensor, "rows obs"]
+    known: Bool[Tensor, "rows"]
+    """False: the true model can't be set to the state, or diverged."""
+
+
+Replay = Callable[[Tensor, Tensor], Truth]
+"""`replay(obs, action)`."""
+
+
+class Curve(NamedTuple):
+    """How one penalty fares."""
+
+    spearman: float
+    """Rank correlation with the true error over all steps together; NaN where either does not vary."""
+    by_step: tuple[float, ...]
+    """The same of each step."""
+    penalty: np.ndarray
+    """[bins] mean in bins of equally many transitions, by penalty."""
+    error: np.ndarray
+    """[bins] mean true error: it should rise with the penalty."""
+    weight: float
+    """Suggested, in units of reward per unit of penalty; NaN without a value function."""
+    covered: float
+    """Share of transitions whose own loss of value that weight covers."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A report on penalties."""
+
+    curves: Mapping[str, Curve]
+    source: str
+    """Where the true errors come from."""
+    rows: int
+    """Transitions compared."""
+    unknown: int
+    """Transitions left out, as the true model could not be set to where they start."""
+    mean_error: tuple[float, ...]
+    """By step."""
+
+    def __str__(self) -> str:
+        steps = range(1, len(self.mean_error) + 1)
+        lines = [
+            f"penalty calibration: {self.rows} transitions, {self.source}"
+            + (f" ({self.unknown} left out)" if self.unknown else ""),
+            f"  {'':14}{'rank corr.':>10}  by step " + "".join(f"{k:>7}" for k in steps) + "   weight  covers",
+        ]
+        for name, curve in self.curves.items():
+            each = "".join(f"{x:7.2f}" for x in curve.by_step)
+            lines.append(f"  {name:14}{curve.spearman:10.2f}{'':10}{each}{curve.weight:9.3g}{curve.covered:8.0%}")
+        lines.append(f"  {'true error':14}{'':20}" + "".join(f"{x:7.2f}" for x in self.mean_error))
+        for name, curve in self.curves.items():
+            lines.append(f"  {name} by tenths: " + " ".join(f"{x:.3g}" for x in curve.penalty))
+            lines.append(f"  {'its error':>{len(name)}}            " + " ".join(f"{x:.3g}" for x in curve.error))
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        curves = {
+            name: {field: np.asarray(part).tolist() for field, part in zip(curve._fields, curve, strict=True)}
+            for name, curve in self.curves.items()
+        }
+        return {**vars(self), "curves": curves}
+
+
+def calibrate(
+    dynamics: EnsembleDynamics,
+    policy: Act,
+    dataset: Dataset,
+    penalties: Mapping[str, Penalty],
+    *,
+    replay: Replay | None,
+    value: Value | None = None,
+    discount: float = 0.99,
+    steps: int = 5,
+    starts: int = 1_000,
+    seed: int = 0,
+) -> Calibration:
+    """Compare penalties with the true errors of a model.
+
+    Args:
+        dynamics: the model, as rollouts use it.
+        policy: acts in the rollouts; not used without `replay`.
+        dataset: whose states rollouts start from. Without `replay` it is compared with, and should be one that the
+            model was not fitted to: known rows flatter.
+        penalties: by name, functions of predictions, of weight 1.
+        replay: the true model (`true_replay`); None: there is none.
+        value: of the policy, for weights.
+        discount: of rewards, per step.
+        steps: of rollouts.
+        starts: how many rollouts.
+        seed: of starts and rollouts.
+
+    Raises:
+        ValueError: `steps` or `starts` is below 1, fewer than `BINS` transitions could be compared, or no episode is as
+            long as `steps`.
+    """
+    if steps < 1 or starts < 1:
+        raise ValueError(f"steps, starts: expected at least 1, got {steps} and {starts}")
+    compare = _open_loop if replay is None else _replayed
+    found = compare(dynamics, policy, dataset, penalties, replay, steps, starts, seed)
+    kept = found.known
+    rows = int(kept.sum())
+    if rows < BINS:
+        raise ValueError(
+            f"dataset: expected {BINS} transitions or more whose truth is known, got {rows} of {kept.numel()}"
+        )
+    gap = None
+    if value is not None:
+        gap = discount * (value(found.predicted[kept]) - value(found.true[kept])).abs().double().cpu().numpy()
+    error, step = found.error[kept].numpy(), found.step[kept].numpy()
+    curves = {
+        name: _curve(penalty[kept].double().cpu().numpy(), error, step, gap)
+        for name, penalty in found.penalties.items()
+    }
+    means = tuple(float(error[step == k].mean()) if (step == k).any() else float("nan") for k in range(steps))
+    source = "replayed in the true model" if replay is not None else "against the data, open loop"
+    return Calibration(curves, source, rows, int((~kept).sum()), means)
+
+
+def true_replay(env: gym.Env) -> Replay | None:
+    """The true model of an environment whose observations determine its state; None where there is none.
+
+    A position along an endless floor, which observations of HalfCheetah-v5 and others leave out, is set to 0: nothing
+    depends on it. Observations of Hopper and Walker2d that touch the limit of their velocities are not known.
+    """
+    known = task(env)
+    if known is None:
+        return None
+    left_out = 0
+    if known.physics is not None and known.physics.state_from_obs is None:
+        assert env.spec is not None
+        options = {k: v for k, v in env.spec.kwargs.items() if k != "render_mode"}
+        try:
+            env = make_env(env.spec.id, as_registered=True, **{**options, _WITHOUT_X: False})
+        except TypeError:  # there is no such option
+            return None
+        shown = task(env)
+        if shown is None or shown.physics is None or shown.physics.state_from_obs is None:
+            return None
+        left_out = len(shown.ignored_inputs)
+    model: Any = true_model(env)
+
+    def replay(obs: Tensor, action: Tensor) -> Truth:
+        obs, action = obs.double().cpu(), action.cpu()
+        action = action.double() if action.is_floating_point() else action
+        full = torch.cat([obs.new_zeros(len(obs), left_out), obs], 1)
+        known = _determined(model, full)
+        next_obs = obs.clone()
+        if bool(known.any()):
+            _, step = model.step(model.reset(full[known]), action[known])
+            fine = step.reward.isfinite() & step.obs.isfinite().all(1)
+            next_obs[known], known[known.clone()] = step.obs[:, left_out:].double(), fine
+        return Truth(next_obs, known)
+
+    return replay
+
+
+class _Found(NamedTuple):
+    """Transitions in the model beside the true ones, [rows, ...] over all steps."""
+
+    step: Tensor
+    penalties: dict[str, Tensor]
+    predicted: Tensor
+    true: Tensor
+    error: Float[Tensor, "rows"]
+    known: Bool[Tensor, "rows"]
+
+
+def _replayed(
+    dynamics: EnsembleDynamics,
+    policy: Act,
+    dataset: Dataset,
+    penalties: Mapping[str, Penalty],
+    replay: Replay | None,
+    steps: int,
+    starts: int,
+    seed: int,
+) -> _Found:
+    assert replay is not None
+    ensemble = dynamics.ensemble
+    g = generator(seed, "calibrate", device=ensemble.device)
+    rows = dataset.transitions(device=ensemble.device, dtype=ensemble.dtype)
+    chosen = torch.randint(len(rows.obs), (starts,), generator=g, device=ensemble.device)
+    made = rollout(dynamics, policy, rows.obs[chosen], steps, generator=g)
+    alive = made.alive.flatten()
+    obs, action = (x.flatten(0, 1)[alive] for x in (made.batch.obs, made.batch.action))
+    step = torch.arange(steps, device=obs.device)[:, None].expand(steps, starts).flatten()[alive]
+    prediction = ensemble.predict(obs, action)
+    predicted = obs + prediction.mean[ensemble.elites, :, : ensemble.obs_dim].mean(0)
+    true, known = replay(obs, action)
+    own = {name: penalty(prediction) for name, penalty in penalties.items()}
+    return _Found(step.cpu(), _to_cpu(own), predicted, true.to(predicted), _error(dynamics, predicted, true), known)
+
+
+def _open_loop(
+    dynamics: EnsembleDynamics,
+    policy: Act,
+    dataset: Dataset,
+    penalties: Mapping[str, Penalty],
+    replay: Replay | None,
+    steps: int,
+    starts: int,
+    seed: int,
+) -> _Found:
+    ensemble = dynamics.ensemble
+    g = generator(seed, "calibrate", device=ensemble.device)
+    rows = dataset.transitions(device=ensemble.device, dtype=ensemble.dtype)
+    ids = dataset.episode_ids()
+    fits = (ids[: len(ids) - steps + 1] == ids[steps - 1 :]).nonzero()[:, 0]
+    if not len(fits):
+        raise ValueError(f"dataset: expected an episode of {steps} steps or more, got none")
+    first = fits[torch.randint(len(fits), (starts,), generator=g, device=g.device).cpu()].to(ensemble.device)
+    state = dynamics.reset(rows.obs[first])
+    total = {name: torch.zeros(starts) for name in penalties}
+    parts = []
+    for k in range(steps):
+        obs, action = dynamics.observe(state), rows.action[first + k]
+        prediction = ensemble.predict(obs, action)
+        state, reached = dynamics.step(state, action, generator=g)
+        total = {name: total[name] + penalty(prediction).cpu() for name, penalty in penalties.items()}
+        true = rows.next_obs[first + k]
+        error = _error(dynamics, reached.obs, true)
+        parts.append(_Found(torch.full((starts,), k), total, reached.obs, true, error, error.isfinite()))
+    columns = {name: torch.cat([part.penalties[name] for part in parts]) for name in penalties}
+    step, predicted, true, error, known = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("step", "predicted", "true", "error", "known")
+    )
+    return _Found(step, columns, predicted, true, error, known)
+
+
+def _error(dynamics: EnsembleDynamics, predicted: Tensor, true: Tensor) -> Float[Tensor, "rows"]:
+    """On the CPU, in standard deviations of the observation's changes."""
+    scale = dynamics.ensemble.targets.std[: dynamics.ensemble.obs_dim]
+    return ((predicted - true.to(predicted)) / scale).square().mean(-1).sqrt().double().cpu()
+
+
+def _to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x.cpu() for name, x in tensors.items()}
+
+
+def _determined(model: Any, obs: Tensor) -> Bool[Tensor, "rows"]:
+    """Which rows the model can be set to."""
+    finite = obs.isfinite().all(1)
+    read = getattr(model, "state_from_obs", None)
+    if read is None:  # a formula of observations
+        return finite
+    try:
+        read(obs[finite])
+        return finite
+    except ValueError:  # of one row at least
+        return finite & torch.tensor([bool(finite[i]) and _reads(read, obs[i : i + 1]) for i in range(len(obs))])
+
+
+def _reads(read: Callable[[Tensor], Any], obs: Tensor) -> bool:
+    try:
+        read(obs)
+    except ValueError:
+        return False
+    return True
+
+
+def _curve(penalty: np.ndarray, error: np.ndarray, step: np.ndarray, gap: np.ndarray | None) -> Curve:
+    groups = np.array_split(np.argsort(penalty, kind="stable"), BINS)
+    weight = covered = float("nan")
+    if gap is not None and penalty.sum() > 0:
+        weight = float(gap.sum() / penalty.sum())
+        covered = float((weight * penalty >= gap).mean())
+    steps = tuple(_spearman(penalty[step == k], error[step == k]) for k in range(int(step.max()) + 1))
+    return Curve(
+        _spearman(penalty, error),
+        steps,
+        np.array([penalty[g].mean() for g in groups]),
+        np.array([error[g].mean() for g in groups]),
+        weight,
+        covered,
+    )
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(spearmanr(x, y).statistic)
