@@ -1,6 +1,7 @@
 """What can be wrong with a dataset."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -11,6 +12,126 @@ if TYPE_CHECKING:
 
 ROWS = ("actions", "rewards", "terminated", "truncated", "log_probs")
 """The arrays with one entry a row."""
+
+Doubt = Literal["constant", "single", "jump"]
+"""What may be right after all: see `check_dataset`."""
+_SPAN = 1_000_000
+"""Rows that are looked at together."""
+
+
+def check_dataset(data: "Dataset", *, allow: Collection[Doubt] = ()) -> None:
+    """Look for everything that makes data useless or misleading for learning.
+
+    Numbers that are not finite (log-probabilities may be NaN: unknown), and actions outside the bounds, are always
+    wrong. What `allow` names is let through:
+
+    - "constant": a dimension of observations never changes.
+    - "single": there is one episode only, so that none can be held out.
+    - "jump": an episode's last observation is the next one's first, as where next observations were made by shifting;
+      of episodes that were cut only if that is a larger step than any within episodes.
+
+    Raises:
+        DatasetError: every kind of defect, with its first episode and row.
+        ValueError: `allow` names something else.
+    """
+    if unknown := sorted(set(allow) - set(get_args(Doubt))):
+        raise ValueError(f"allow: expected {', '.join(get_args(Doubt))}, got {', '.join(unknown)}")
+    found = [*_not_finite(data), *_out_of_bounds(data), *_doubts(data, allow)]
+    if found:
+        where = f" ({data.info.origin['file']})" if "file" in data.info.origin else ""
+        raise DatasetError("\n  ".join([f"the dataset can't be used as it is{where}:", *found]))
+
+
+def _not_finite(data: "Dataset") -> Iterator[str]:
+    for name in ("observations", "actions", "rewards"):
+        array = getattr(data, name)
+        if array.dtype.kind != "f":
+            continue
+        bad = [int(i) + start for start, x in _spans(array) for i in np.flatnonzero(~_finite(x))]
+        if bad:
+            row = bad[0] if name != "observations" else _row_of(data, bad[0])
+            yield f"{name}: {len(bad)} with NaN or infinity, the first in {data.place(row)}: {array[bad[0]].tolist()}"
+    wrong = np.flatnonzero(np.isinf(data.log_probs))
+    if len(wrong):
+        yield f"log_probs: {len(wrong)} infinite, the first in {data.place(int(wrong[0]))}; NaN stands for unknown"
+
+
+def _out_of_bounds(data: "Dataset") -> Iterator[str]:
+    info = data.info
+    if data.action_dim is None:
+        bad = np.flatnonzero((data.actions < 0) | (data.actions >= (info.actions or np.inf)))
+        bounds = f"0 to {info.actions - 1}" if info.actions else "numbers from 0"
+    elif info.action_low is None or info.action_high is None:
+        return
+    else:
+        low, high = np.asarray(info.action_low), np.asarray(info.action_high)
+        if len(low) != data.action_dim or len(high) != data.action_dim:
+            yield f"actions: {data.action_dim} numbers each, but bounds for {len(low)}"
+            return
+        slack = 1e-5 * (high - low)  # rounding
+        found = [
+            i + start
+            for start, x in _spans(data.actions)
+            for i in np.flatnonzero(((x < low - slack) | (x > high + slack)).any(-1))
+        ]
+        bad = np.asarray(found, dtype=np.int64)
+        bounds = f"{low.tolist()} to {high.tolist()}"
+    if len(bad):
+        row = int(bad[0])
+        yield f"actions: {len(bad)} outside {bounds}, the first in {data.place(row)}: {data.actions[row].tolist()}"
+
+
+def _doubts(data: "Dataset", allow: Collection[Doubt]) -> Iterator[str]:
+    if "single" not in allow and data.episodes == 1:
+        yield f"only one episode, of {len(data)} rows, so none can be held out; --allow single takes it all the same"
+    if "constant" not in allow:
+        low, high = data.observations.min(0), data.observations.max(0)
+        same = np.flatnonzero(low == high)
+        if len(same):
+            yield (
+                f"observations: dimension {', '.join(map(str, same))} never changes ({low[same[0]]:g} from "
+                f"{data.place(0)} on), so that nothing can be learned of it; leave it out, or --allow constant"
+            )
+    if "jump" not in allow and (bad := _jumps(data)) is not None:
+        yield (
+            f"observations: {data.place(int(data.ends[bad]))} ends in the next episode's first observation; next "
+            "observations were made by shifting, or episodes are divided wrongly. --allow jump takes it all the same"
+        )
+
+
+def _jumps(data: "Dataset") -> int | None:
+    """The first episode that leads into the next one by a jump; None: there is none."""
+    last = data.ends + np.arange(data.episodes) + 1
+    obs = data.observations
+    joined = np.flatnonzero((obs[last[:-1]] == obs[last[:-1] + 1]).all(-1))
+    if not len(joined):
+        return None
+    largest = np.zeros(data.obs_dim)
+    for start in range(0, len(obs) - 1, _SPAN):
+        steps = np.abs(np.diff(obs[start : start + _SPAN + 1].astype(np.float64), axis=0))
+        seams = np.concatenate([last, last - 1]) - start  # between episodes, and into their last observation
+        steps[seams[(seams >= 0) & (seams < len(steps))]] = 0
+        largest = np.maximum(largest, steps.max(0))
+    into = np.abs(obs[last[joined]].astype(np.float64) - obs[last[joined] - 1])
+    wrong = data.terminated[data.ends[joined]] | (into > largest).any(-1)
+    return int(joined[wrong.argmax()]) if wrong.any() else None
+
+
+def _row_of(data: "Dataset", observation: int) -> int:
+    """The row that an observation begins, or where it is an episode's last the one that led to it."""
+    last = data.ends + np.arange(data.episodes) + 1
+    episode = int(np.searchsorted(last, observation))
+    return min(observation - episode, int(data.ends[episode]))
+
+
+def _spans(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    for start in range(0, len(array), _SPAN):
+        yield start, array[start : start + _SPAN]
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    finite: np.ndarray = np.isfinite(x).reshape(len(x), -1).all(-1)
+    return finite
 
 
 def check_structure(data: "Dataset") -> None:

@@ -62,3 +62,17 @@ def info_text(info: DatasetInfo) -> str:
         return json.dumps(vars(info), sort_keys=True)
     except TypeError as error:
         raise ValueError(f"info: expected values that JSON can hold, got {info}: {error}") from None
+
+
+def info_from(text: str | bytes, where: Any) -> DatasetInfo:
+    """What `info_text` wrote.
+
+    Raises:
+        DatasetError: it is not that; `where` says in which file.
+    """
+    try:
+        fields = json.loads(text)
+        bounds = {k: tuple(fields[k]) for k in ("action_low", "action_high") if fields.get(k) is not None}
+        return DatasetInfo(**{**fields, **bounds})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DatasetError(f"{where}: what the file says of itself can't be read: {error}") from None

@@ -84,10 +84,15 @@ class Dataset:
         return f"episode {episode}, row {row} (step {row - first} of {self.lengths[episode]})"
 
     def transitions(
-        self, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, rows: slice | None = None
+        self,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rows: slice | np.ndarray | None = None,
     ) -> TransitionBatch:
-        """Rows in their order, all or a slice; `discount` is 1 - terminated."""
-        chosen = np.arange(len(self))[rows if rows is not None else slice(None)]
+        """Rows in their order: all, a slice, or those with the numbers given; `discount` is 1 - terminated."""
+        span = slice(None) if rows is None else rows
+        chosen = np.arange(*span.indices(len(self))) if isinstance(span, slice) else span
         at = chosen + np.searchsorted(self.ends, chosen)  # every episode before it has one observation more than rows
 
         def put(array: np.ndarray) -> Tensor:
@@ -105,6 +110,23 @@ class Dataset:
             1 - terminated.to(dtype),
             put(self.log_probs[chosen]),
         )
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        discount: float = 0.99,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TransitionBatch:
+        """Rows drawn uniformly, with replacement: those that `dataset_buffer(dataset).sample` draws on the CPU.
+
+        For mapped datasets that fit no buffer; `discount` is as in `ReplayBuffer.sample`.
+        """
+        drawn = torch.randint(len(self), (batch_size,), generator=generator, device=generator.device)
+        batch = self.transitions(device=device, dtype=dtype, rows=drawn.cpu().numpy())
+        return batch._replace(discount=discount * batch.discount)
 
     def episode_ids(self) -> Int[Tensor, "rows"]:
         """The number of each row's episode, for `split_episodes` say."""
@@ -247,15 +269,20 @@ def save_dataset(dataset: Dataset, path: str | Path) -> Path:
     return write(dataset, Path(path))
 
 
-def load_dataset(path: str | Path) -> Dataset:
+def load_dataset(path: str | Path, *, mapped: bool = False) -> Dataset:
     """Read a dataset: a native file, an HDF5 file in D4RL's layout, or the folder of a Minari dataset.
 
-    The file is only read.
+    The file is only read. What may be wrong with whole data is looked for by `mbrl.data.dataset_checks.check_dataset`.
+
+    Args:
+        path: file or folder.
+        mapped: leave the arrays of a native file on the disk, and read what is asked for (`transitions`, `sample`), for
+            data that do not fit memory.
 
     Raises:
-        DatasetError: it is missing, damaged, or none of these.
+        DatasetError: it is missing, damaged, or none of these; or it is to be mapped and not a native file.
         ValueError: h5py is not installed.
     """
-    from mbrl.data.hdf5 import read
+    from mbrl.data.formats import read
 
-    return read(Path(path))
+    return read(Path(path), mapped=mapped)

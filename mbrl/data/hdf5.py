@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mbrl.data.dataset_info import info_text
+from mbrl.data.dataset_info import info_from, info_text
 from mbrl.data.datasets import ARRAYS, Dataset, DatasetError, DatasetInfo
 
 FORMAT = 1
@@ -55,7 +55,7 @@ def write_native(path: Path, info: DatasetInfo, fill: Callable[[Any], None]) -> 
             file.attrs["info"] = text
             fill(file)
         with staged.open("r+b") as raw:
-            head = json.dumps({"mbrl-planners dataset": FORMAT, "sha256": _digest(staged)})
+            head = json.dumps({"mbrl-planners dataset": FORMAT, "sha256": digest(staged, BLOCK)})
             raw.write(head.encode().ljust(BLOCK - 1) + b"\n")
             raw.flush()
             os.fsync(raw.fileno())
@@ -85,13 +85,14 @@ def new_file(path: Path) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
-def read(path: Path) -> Dataset:
-    """See `mbrl.data.datasets.load_dataset`."""
-    if not path.is_file():
-        raise DatasetError(f"path: expected the file of a dataset, got {path}, which is none")
+def read(path: Path, *, mapped: bool = False) -> Dataset:
+    """A native file; `mapped`: leave the arrays where they are, and let the system read what is asked for."""
     check_native(path)
     with opened(path) as file:
-        return Dataset(**{name: _array(file, name, path) for name in ARRAYS}, info=read_info(file, path))
+        if missing := [name for name in ARRAYS if name not in file]:
+            raise DatasetError(f"{path}: expected arrays {', '.join(ARRAYS)}, there is no {', '.join(missing)}")
+        array = _mapped if mapped else _array
+        return Dataset(**{name: array(file[name], path) for name in ARRAYS}, info=info_from(file.attrs["info"], path))
 
 
 def check_native(path: Path) -> None:
@@ -107,7 +108,7 @@ def check_native(path: Path) -> None:
         raise DatasetError(
             f"{path}: expected format {FORMAT} or older, got {version}; upgrade: pip install --upgrade mbrl-planners"
         )
-    if sha256 != _digest(path):
+    if sha256 != digest(path, BLOCK):
         raise DatasetError(
             f"{path}: the content does not match its checksum: the file was cut off, damaged or changed; restore it "
             "from a copy"
@@ -125,25 +126,21 @@ def opened(path: Path) -> Iterator[Any]:
         raise DatasetError(f"{path}: not readable as HDF5, or damaged: {error}") from error
 
 
-def read_info(file: Any, path: Path) -> DatasetInfo:
-    """The `info` of a native file."""
-    try:
-        fields = json.loads(file.attrs["info"])
-        bounds = {k: tuple(fields[k]) for k in ("action_low", "action_high") if fields[k] is not None}
-        return DatasetInfo(**{**fields, **bounds})
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: what the file says of itself can't be read: {error}") from None
-
-
-def _array(file: Any, name: str, path: Path) -> np.ndarray:
-    if name not in file:
-        raise DatasetError(f"{path}: expected an array {name!r}, the file has {sorted(file)}")
-    array: np.ndarray = file[name][()]
+def _array(stored: Any, path: Path) -> np.ndarray:
+    array: np.ndarray = stored[()]
     return array
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file behind its first block."""
+def _mapped(stored: Any, path: Path) -> np.ndarray:
+    """An array in place: `write_native` puts each in one piece."""
+    offset = stored.id.get_offset()
+    if offset is None:
+        raise DatasetError(f"{path}: expected arrays in one piece, got {stored.name} in chunks; read it into memory")
+    return np.memmap(path, dtype=stored.dtype, mode="r", offset=offset, shape=stored.shape)
+
+
+def digest(path: Path, start: int = 0) -> str:
+    """SHA-256 of a file from byte `start` on."""
     with path.open("rb") as file:
-        file.seek(BLOCK)
+        file.seek(start)
         return hashlib.file_digest(file, "sha256").hexdigest()
