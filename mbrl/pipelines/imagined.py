@@ -115,7 +115,7 @@ class Imagined:
             "model/rows": len(self.rows),
             "model/reward_mean": float(made.reward.mean()),
             "model/terminated": float(made.terminated.double().mean()),
-            **self._penalty(made),
+            **self._penalty(made, number),
             "time/rollout_seconds": time.perf_counter() - started,
         }
 
@@ -154,12 +154,16 @@ class Imagined:
         return TransitionBatch(*(x[None] for x in adjusted))
 
     @torch.no_grad()
-    def _penalty(self, made: TransitionBatch) -> dict[str, float]:
-        """The mean of what the model's rewards were lowered by."""
-        dynamics = self.model.dynamics
-        penalty = getattr(dynamics, "penalty", None)
-        if penalty is None:
-            return {}
+    def _penalty(self, made: TransitionBatch, number: int) -> dict[str, float]:
+        """The mean of what the model's rewards are lowered by, there and then or in the batches."""
+        dynamics, adjusted = self.model.dynamics, getattr(self._adjust, "penalty", None)
         every = -(-len(made.obs) // MEASURED)
-        prediction = dynamics.ensemble.predict(made.obs[::every], made.action[::every])
-        return {"model/penalty_mean": float(penalty(prediction).mean())}
+        obs, action = made.obs[::every], made.action[::every]
+        if getattr(dynamics, "penalty", None) is not None:
+            penalty = dynamics.penalty(dynamics.ensemble.predict(obs, action))
+        elif adjusted is not None:
+            g = generator(self.seed, "measure", 0, number, device=self.agent.device)
+            penalty = adjusted(obs, action, self.agent.state, generator=g)
+        else:
+            return {}
+        return {"model/penalty_mean": float(penalty.mean())}

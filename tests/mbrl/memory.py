@@ -17,7 +17,9 @@ class Memory:
         self.kept: dict[str, dict[str, Tensor]] = {}
 
     def log(self, row: Mapping[str, float]) -> None:
-        timing = {"time/wall_clock", "time/fps", "time/fit_seconds", "time/rollout_seconds"}
+        timing = {
+            f"time/{name}" for name in ("wall_clock", "fps", "updates_per_second", "fit_seconds", "rollout_seconds")
+        }
         self.rows.append({key: value for key, value in row.items() if key not in timing})
 
     def advance(self, steps: int) -> None:
