@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from mbrl.experiments.trust_commands import online, ope
 from mbrl.pipelines.mpc_config import MPCConfig
 from mbrl.pipelines.mpc_config import preset as mpc_preset
 from mbrl.pipelines.pets_config import preset as pets_preset
 
-Algorithm = Literal["sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "dyna", "mbpo", "pets"]
-ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+Online = Literal["sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "dyna", "mbpo", "pets"]
+Offline = Literal["bc", "td3bc", "cql", "iql", "awac"]
+ALGORITHMS: tuple[str, ...] = (*get_args(Online), *get_args(Offline))
 Settings = Annotated[Any, tyro.conf.arg(name="")]
 """A dataclass of settings, whose fields are options; which one is seen from the default."""
 Runs = tyro.conf.Positional[tuple[Path, ...]]
@@ -48,9 +50,10 @@ def demo(seed: int = 0, total_timesteps: int = 2_000, root: Path = Path("runs"),
 
 
 def train(
-    algorithm: tyro.conf.Positional[Algorithm],
+    algorithm: tyro.conf.Positional[Online | Offline],
     /,
-    env_id: str,
+    env_id: str | None = None,
+    dataset: Path | None = None,
     config: Settings = _NONE,
     learner: Settings = _NONE,
     preset: str | None = None,
@@ -61,18 +64,21 @@ def train(
     tensorboard: bool = False,
     threads: int = 1,
 ) -> int:
-    """Train on an environment, in a new run directory.
+    """Train on an environment, or on a dataset, in a new run directory.
 
-    The defaults of the settings are the preset of --env-id, where the library has one; mbrl train ALGORITHM --help
-    shows them.
+    The defaults of the settings are the preset of the environment, where the library has one; mbrl train ALGORITHM
+    --help shows them.
 
     Args:
         algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions), dqn, discrete_sac. With a learned
-            one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it).
-        env_id: Gymnasium id with flat observations; module:Env-v0 imports the module first.
+            one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it). On a dataset, without
+            real steps: bc, td3bc, cql, iql, awac.
+        env_id: Gymnasium id with flat observations; module:Env-v0 imports the module first. With --dataset: where to
+            evaluate, the dataset's own environment by default.
+        dataset: File to learn from, see mbrl dataset.
         config: Settings.
         learner: Settings of the learner.
-        preset: Name of a preset, where --env-id has several.
+        preset: Name of a preset, where the environment has several.
         seed: Of everything random.
         root: Folder of run directories.
         distill: pets: at the end, fit a policy without planning to what MPC did.
@@ -82,22 +88,22 @@ def train(
     """
     _prepare(threads)
     from mbrl.experiments import runs
-    from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
-    from mbrl.experiments.pets_runs import create_pets_run
     from mbrl.experiments.reports import report_training
+    from mbrl.experiments.start import start_run
 
     runs.check_minutes(minutes)
-    if algorithm == "pets":
-        if preset is not None:
-            raise ValueError(f"preset: expected none, for pets has one an environment, got {preset!r}")
-        run = create_pets_run(root, env_id, config, seed=seed, distill=distill, tensorboard=tensorboard)
-    else:
-        if distill:
-            raise ValueError(f"distill: expected it with pets only, got it with {algorithm}")
-        kwargs = ALGORITHMS[algorithm].preset(env_id, preset).env_kwargs
-        run = create_agent_run(
-            root, env_id, algorithm, config, learner, seed=seed, env_kwargs=kwargs, tensorboard=tensorboard
-        )
+    run = start_run(
+        algorithm,
+        root=root,
+        env_id=env_id,
+        dataset=dataset,
+        config=config,
+        learner=learner,
+        preset=preset,
+        seed=seed,
+        distill=distill,
+        tensorboard=tensorboard,
+    )
     print(f"run directory: {run.path}", flush=True)
     report_training(run, runs.train_run(run, minutes=minutes))
     return 0
@@ -107,6 +113,7 @@ def resume(
     run: tyro.conf.Positional[Path],
     /,
     minutes: float | None = None,
+    dataset: Path | None = None,
     settings: tuple[str, ...] = (),
     accept_changes: bool = False,
     tensorboard: bool = False,
@@ -117,6 +124,7 @@ def resume(
     Args:
         run: Run directory.
         minutes: Stop after about as many, with a checkpoint.
+        dataset: Where the dataset of the run is now; by default where it was.
         settings: Other ones than it began with, such as lr=1e-4 total_timesteps=20000: shown, and refused without
             --accept-changes.
         accept_changes: Go on with other settings.
@@ -132,7 +140,7 @@ def resume(
     opened = Run.open(run, tensorboard=tensorboard)
     if settings:
         change_settings(opened, _changed(runs.settings_of(opened), settings), accept=accept_changes)
-    report_training(opened, runs.train_run(opened, minutes=minutes, accept_changes=accept_changes))
+    report_training(opened, runs.train_run(opened, minutes=minutes, dataset=dataset, accept_changes=accept_changes))
     return 0
 
 
@@ -239,6 +247,8 @@ def main(args: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "mpc": controlled,
         "plot": plot,
+        "ope": ope,
+        "online": online,
         "dataset": dataset,
         "doctor": doctor,
     }
@@ -277,15 +287,16 @@ def _value(args: list[str], option: str) -> str:
 
 def _train_command(args: list[str], env_id: str) -> Callable[..., int]:
     """`train` with the settings of the algorithm that is asked for as options, their defaults from its preset."""
-    values = {i + 1 for i, arg in enumerate(args) if arg.replace("_", "-") in ("--preset", "--root", "--env-id")}
+    named = ("--preset", "--root", "--env-id", "--dataset")
+    values = {i + 1 for i, arg in enumerate(args) if arg.replace("_", "-") in named}
     algorithm = next((arg for i, arg in enumerate(args) if i not in values and arg in ALGORITHMS), None)
     if algorithm is None:
         return train
     if algorithm == "pets":
         return functools.partial(train, config=pets_preset(env_id))
-    from mbrl.experiments.agent_runs import ALGORITHMS as WITH_AGENTS  # which imports torch
+    from mbrl.experiments.start import find_preset  # which imports torch
 
-    found = WITH_AGENTS[algorithm].preset(env_id, _value(args, "--preset") or None)
+    found = find_preset(algorithm, env_id, _value(args, "--dataset"), _value(args, "--preset") or None)
     return functools.partial(train, config=found.config, learner=found.learner)
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 
@@ -26,8 +26,21 @@ from mbrl.pipelines.mbpo_config import MBPOConfig, mbpo_preset
 from mbrl.pipelines.off_policy import train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.off_policy_presets import DEFAULTS, off_policy_preset
+from mbrl.pipelines.offline_agents import OFFLINE_AGENTS
 from mbrl.pipelines.recorder import NullRecorder
 from mbrl.seeding import derive
+
+KINDS: dict[str, type[Agent]] = {**AGENTS, **OFFLINE_AGENTS}
+"""All agents, by name."""
+
+
+class Spaces(Protocol):
+    """What an agent is made for: an environment, say."""
+
+    @property
+    def observation_space(self) -> gym.Space: ...
+    @property
+    def action_space(self) -> gym.Space: ...
 
 
 class Algorithm(NamedTuple):
@@ -53,7 +66,7 @@ def _off_policy(name: str) -> Algorithm:
 def _dyna(env_id: str, chosen: str | None) -> Any:
     """Where neither preset nor environment's id says which learner it is, its actions do."""
     if chosen is None and env_id and env_id.rpartition(":")[2] not in DYNA_PRESETS:
-        env = _environment(env_id, {})
+        env = environment(env_id, {})
         chosen = "dqn" if isinstance(env.action_space, gym.spaces.Discrete) else None
         env.close()
     return dyna_preset(env_id, chosen)
@@ -74,15 +87,15 @@ class AgentSettings(NamedTuple):
     env_kwargs: dict[str, Any]
 
 
-class _Ready(Exception):
+class Ready(Exception):
     """All that training checks before its first step has been checked."""
 
 
-class _UpToTheFirstStep(NullRecorder):
+class UpToTheFirstStep(NullRecorder):
     """Ends training where it asks for a checkpoint: by then it has met everything that can't be."""
 
     def load(self) -> None:
-        raise _Ready
+        raise Ready
 
 
 def create_agent_run(
@@ -112,10 +125,10 @@ def create_agent_run(
         ValueError: the environment does not fit, or a setting is out of range: then there is no directory either.
         MemoryError: the device has no room for the buffers; likewise.
     """
-    env = _environment(env_id, env_kwargs or {})
-    agent = _agent(env, learner, seed, config.device)
-    with contextlib.suppress(_Ready):
-        ALGORITHMS[algorithm].train(env, agent, config, seed=seed, recorder=_UpToTheFirstStep())
+    env = environment(env_id, env_kwargs or {})
+    agent = make_agent(env, learner, seed, config.device)
+    with contextlib.suppress(Ready):
+        ALGORITHMS[algorithm].train(env, agent, config, seed=seed, recorder=UpToTheFirstStep())
     env.close()
     settings = {"loop": asdict(config), "agent": type(agent).__name__, "learner": asdict(learner)}
     settings["env_kwargs"] = dict(env_kwargs or {})
@@ -131,8 +144,7 @@ def agent_settings(run: Run) -> AgentSettings:
     if run.algo not in ALGORITHMS or "agent" not in run.config:
         raise ValueError(f"run: expected a run of {', '.join(ALGORITHMS)}, got one of {run.algo}: {run.path}")
     config: Any = dataclass_from(ALGORITHMS[run.algo].config, run.config["loop"], run.path)
-    learner: Any = dataclass_from(AGENTS[run.config["agent"]].config_type, run.config["learner"], run.path)
-    return AgentSettings(config, learner, run.config["env_kwargs"])
+    return AgentSettings(config, learner_settings(run), run.config["env_kwargs"])
 
 
 def train_agent_run(
@@ -151,8 +163,8 @@ def train_agent_run(
         MemoryError: the device is full.
     """
     config, learner, env_kwargs = agent_settings(run)
-    eval_env = _environment(run.env_id, env_kwargs)
-    agent = _agent(eval_env, learner, run.seed, config.device)
+    eval_env = environment(run.env_id, env_kwargs)
+    agent = make_agent(eval_env, learner, run.seed, config.device)
 
     def evaluate_now(policy: Agent, steps: int) -> dict[str, float]:
         seed = derive(run.seed, "evaluate", steps)
@@ -160,20 +172,20 @@ def train_agent_run(
 
     env: gym.Env | gym.vector.VectorEnv
     if config.num_envs == 1:
-        env = _environment(run.env_id, env_kwargs)
+        env = environment(run.env_id, env_kwargs)
     else:
         options = {"as_registered": True, "discrete": True, **env_kwargs}
         env = make_vector_env(run.env_id, config.num_envs, kind=config.vector, **options)
     total = config.total_timesteps
     recorder = RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes)
-    with _closing(env), _closing(eval_env), recorder:
+    with closing(env), closing(eval_env), recorder:
         return ALGORITHMS[run.algo].train(
             env, agent, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop
         )
 
 
 @contextlib.contextmanager
-def _closing(env: gym.Env | gym.vector.VectorEnv) -> Iterator[None]:
+def closing(env: gym.Env | gym.vector.VectorEnv) -> Iterator[None]:
     """Close an environment in the end; what ended the training is told rather than how its workers ended."""
     try:
         yield
@@ -186,26 +198,36 @@ def _closing(env: gym.Env | gym.vector.VectorEnv) -> Iterator[None]:
 
 def agent_env(run: Run, *, render_mode: str | None = None) -> gym.Env:
     """The environment of a run."""
-    return _environment(run.env_id, agent_settings(run).env_kwargs, render_mode=render_mode)
+    return environment(run.env_id, agent_settings(run).env_kwargs, render_mode=render_mode)
 
 
-def load_agent(run: Run, env: gym.Env) -> Agent:
+def load_agent(run: Run, spaces: Spaces) -> Agent:
     """The agent of a run's newest checkpoint, on the CPU.
+
+    Args:
+        run: of an agent, from real steps or from a dataset.
+        spaces: its environment, or anything else with its observation and action space.
 
     Raises:
         ValueError: there is no checkpoint, or it is damaged.
     """
     tensors, _ = load_checkpoint(run.path)
-    agent = _agent(env, agent_settings(run).learner, run.seed, "cpu")
+    agent = make_agent(spaces, learner_settings(run), run.seed, "cpu")
     agent.load_state_dict(part(tensors, "agent"))
     return agent
 
 
-def _environment(env_id: str, env_kwargs: Mapping[str, Any], *, render_mode: str | None = None) -> gym.Env:
+def learner_settings(run: Run) -> Any:
+    """The settings of a run's learner. Raises ValueError where they are not what this version knows."""
+    return dataclass_from(KINDS[run.config["agent"]].config_type, run.config["learner"], run.path)
+
+
+def environment(env_id: str, env_kwargs: Mapping[str, Any], *, render_mode: str | None = None) -> gym.Env:
+    """An environment of agents: with the options that are registered, but for `env_kwargs`."""
     return make_env(env_id, discrete=True, as_registered=True, render_mode=render_mode, **env_kwargs)
 
 
-def _agent(env: gym.Env, learner: Any, seed: int, device: str) -> Agent:
-    """The agent whose configuration `learner` is."""
-    kind = next(kind for kind in AGENTS.values() if kind.config_type is type(learner))
-    return kind(env.observation_space, env.action_space, derive(seed, "agent"), device=device, config=learner)
+def make_agent(spaces: Spaces, learner: Any, seed: int, device: str) -> Agent:
+    """The agent whose configuration `learner` is, of a run with that seed."""
+    kind = next(kind for kind in KINDS.values() if kind.config_type is type(learner))
+    return kind(spaces.observation_space, spaces.action_space, derive(seed, "agent"), device=device, config=learner)

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import STEP, UPDATE, Run
 
+X_LABELS = {STEP: "real environment steps", UPDATE: "updates of the learner, without real steps"}
 RETURN, EVALUATION = "rollout/ep_rew_mean", "eval/mean_reward"
 # Okabe and Ito (2008): distinguishable with colour-blind eyes too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,20 +23,33 @@ FEW = 60
 
 
 def plot_runs(paths: Iterable[str | Path], out: str | Path) -> Path:
-    """Draw return against real environment steps, one line a run, evaluations as diamonds; returns `out`.
+    """Draw return against the runs' x axis, one line a run, evaluations as diamonds; returns `out`.
 
-    A run that has not finished an episode yet is named as such in the legend. Raises ValueError where a directory is
-    not a run, and where there is none.
+    The x axis is real environment steps, or updates where runs take none: then the line is that of the evaluations. A
+    run that has not finished an episode yet is named as such in the legend. Raises ValueError where a directory is
+    not a run, where there is none, and where some act and others don't.
     """
     runs = [Run.open(path) for path in paths]
     if not runs:
         raise ValueError("paths: expected at least one run directory, got none")
+    axis = runs[0].x
+    if other := next((run for run in runs if run.x != axis), None):
+        raise ValueError(
+            f"paths: expected runs with one x axis, got {X_LABELS[axis]} in {runs[0].path} and {X_LABELS[other.x]} in "
+            f"{other.path}: draw them apart"
+        )
     figure, axes = _canvas()
     curves = [(run, *_curves(run)) for run in runs]
     for number, (label, (_, rollout, evaluations)) in enumerate(zip(_labels(runs), curves, strict=True)):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number // len(COLOURS) % len(STYLES)]
         empty = not rollout and not evaluations
-        _draw_returns(axes, rollout, label + (" (no episode yet)" if empty else ""), colour, style)
+        _draw_returns(
+            axes,
+            rollout if axis == STEP else evaluations,
+            label + (" (no episode yet)" if empty else ""),
+            colour,
+            style,
+        )
         if evaluations:
             axes.scatter(*zip(*evaluations, strict=True), color=colour, marker="D", s=36, edgecolor="white", zorder=3)
     if any(len(rollout) > FEW for _, rollout, _ in curves):
@@ -44,12 +58,12 @@ def plot_runs(paths: Iterable[str | Path], out: str | Path) -> Path:
         axes.scatter([], [], color="0.4", marker="D", s=36, edgecolor="white", label="evaluation")
     axes.set_title(", ".join(dict.fromkeys(run.env_id for run in runs)))
     axes.set_ylabel("return per episode")
-    _finish(axes, len(runs))
+    _finish(axes, len(runs), axis)
     return _save(figure, out)
 
 
 def plot_model(path: str | Path, out: str | Path) -> Path:
-    """Draw a run's open-loop model error and 90 % interval coverage by horizon, against real steps; returns `out`.
+    """Draw a run's open-loop model error and 90 % interval coverage by horizon, along its x axis; returns `out`.
 
     Reads the metrics `model/rmse_{k}` (in standard deviations of the data) and `model/coverage90_{k}`, k steps ahead.
     Raises ValueError where the run has none.
@@ -66,7 +80,7 @@ def plot_model(path: str | Path, out: str | Path) -> Path:
         colour = COLOURS[number % len(COLOURS)]
         label = f"{horizon} step{'s' if horizon > 1 else ''} ahead"
         for axes, key in ((error, f"model/rmse_{horizon}"), (coverage, f"model/coverage90_{horizon}")):
-            points = _points(rows, key)
+            points = _points(rows, key, run.x)
             if points:
                 axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=label)
     error.set_title(f"{run.env_id}: open-loop prediction of unseen steps")
@@ -77,18 +91,18 @@ def plot_model(path: str | Path, out: str | Path) -> Path:
     coverage.set_ylim(-0.02, 1.02)
     coverage.yaxis.set_major_formatter(StrMethodFormatter("{x:.0%}"))
     error.tick_params(labelbottom=True)
-    _finish(coverage, len(horizons))
+    _finish(coverage, len(horizons), run.x)
     return _save(figure, out)
 
 
 def _curves(run: Run) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     rows = run.metrics()
-    return _points(rows, RETURN), _points(rows, EVALUATION)
+    return _points(rows, RETURN, run.x), _points(rows, EVALUATION, run.x)
 
 
-def _points(rows: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(step, value) of the rows that have both; a null, which stands for a number that was not finite, is left out."""
-    return [(row[STEP], row[key]) for row in rows if row.get(STEP) is not None and row.get(key) is not None]
+def _points(rows: list[dict[str, Any]], key: str, x: str) -> list[tuple[float, float]]:
+    """(x, value) of the rows that have both; a null, which stands for a number that was not finite, is left out."""
+    return [(row[x], row[key]) for row in rows if row.get(x) is not None and row.get(key) is not None]
 
 
 def _draw_returns(axes: Axes, points: list[tuple[float, float]], label: str, colour: str, style: str) -> None:
@@ -119,9 +133,9 @@ def _canvas(panels: int = 1) -> tuple[Figure, Any]:
     return figure, figure.subplots(panels, 1, sharex=True)
 
 
-def _finish(axes: Axes, entries: int) -> None:
+def _finish(axes: Axes, entries: int, x: str) -> None:
     figure = axes.figure
-    axes.set_xlabel("real environment steps")
+    axes.set_xlabel(X_LABELS[x])
     for each in figure.axes:
         each.grid(alpha=0.3)
         each.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""A progress bar in environment steps: how far, how long still, and the return of the last episode."""
+"""A progress bar: how far, how long still, and the return of the last episode or evaluation."""
 
 import os
 import sys
@@ -14,25 +14,26 @@ QUIET_SECONDS = 15.0
 
 
 class Progress:
-    """A bar over real environment steps; use it in a `with` block.
+    """A bar over real environment steps, or updates; use it in a `with` block.
 
     It begins with the first `advance`, whatever that says: what a resumed run did before counts as done, not as speed.
 
     Args:
         total: steps of the whole run.
         description: what stands before the bar.
+        unit: what is counted.
         file: where it is drawn, the standard error by default. A terminal gets a bar, anything else plain lines.
     """
 
-    def __init__(self, total: int, *, description: str = "", file: TextIO | None = None) -> None:
-        self._total, self._description = total, description
+    def __init__(self, total: int, *, description: str = "", unit: str = "step", file: TextIO | None = None) -> None:
+        self._total, self._description, self._unit = total, description, unit
         self._file = sys.stderr if file is None else file
         self._plain = not self._file.isatty()
         self._bar: Any = None
         self._spoke = time.monotonic()
 
     def advance(self, steps: int) -> None:
-        """`steps` real steps have been taken since the run began."""
+        """`steps` have been taken since the run began."""
         if self._bar is None:
             self._bar = self._begin(steps)
         self._bar.update(steps - self._bar.n)
@@ -40,8 +41,8 @@ class Progress:
             self._speak()
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """Take the return of the last episode out of a row of metrics."""
-        ret = row.get("rollout/ep_rew_mean")
+        """Take the return out of a row of metrics: of an episode, or of an evaluation where no steps are counted."""
+        ret = row.get("rollout/ep_rew_mean", None if self._unit == "step" else row.get("eval/mean_reward"))
         if ret is not None and self._bar is not None:
             self._bar.set_postfix_str(f"return={ret:.1f}", refresh=not self._plain)
 
@@ -58,7 +59,7 @@ class Progress:
             total=self._total,
             initial=steps,
             desc=self._description,
-            unit="step",
+            unit=self._unit,
             file=_Nowhere() if self._plain else self._file,
             # Some terminals (of containers, say) claim to have no columns, and would get an empty bar.
             dynamic_ncols=not self._plain and _columns(self._file) > 0,

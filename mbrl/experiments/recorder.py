@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mbrl.experiments.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from mbrl.experiments.progress import Progress
-from mbrl.experiments.run import Run
+from mbrl.experiments.run import STEP, Run
 
 
 class RunRecorder:
@@ -19,14 +19,15 @@ class RunRecorder:
 
     Args:
         run: where to.
-        total_timesteps: of the whole run, for the progress bar.
+        total_timesteps: of the whole run, for the progress bar; or updates, where those are its x axis.
         progress: whether there is one.
         accept_changes: whether the run may go on with other settings than those of its checkpoint.
     """
 
     def __init__(self, run: Run, *, total_timesteps: int, progress: bool = True, accept_changes: bool = False) -> None:
         self.run, self._accept_changes = run, accept_changes
-        self._progress = Progress(total_timesteps) if progress else None
+        unit = "step" if run.x == STEP else "update"
+        self._progress = Progress(total_timesteps, unit=unit) if progress else None
 
     def log(self, row: Mapping[str, float]) -> None:
         self.run.log(row)

@@ -8,15 +8,19 @@ from mbrl.experiments import runs
 from mbrl.experiments.control import Control
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.plots import plot_runs
-from mbrl.experiments.run import Run
+from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.scores import summarize
 from mbrl.learners.fast import ParityError
 
 
 def report_training(run: Run, steps: int) -> None:
-    """Say how far a run has come, and draw its learning curve."""
-    total = runs.total_timesteps(run)
+    """Say how far a run has come and what its evaluations come to, and draw its learning curve."""
+    total = runs.total(run)
     if steps < total:
-        print(f"stopped at step {steps} of {total}; to go on: mbrl resume {run.path}")
+        unit = "step" if run.x == STEP else "update"
+        print(f"stopped at {unit} {steps} of {total}; to go on: mbrl resume {run.path}")
+    if summary := summarize(run.metrics(), run.env_id, run.x):
+        print(summary)
     print(f"learning curve: {plot_runs([run.path], run.path / 'learning_curve.png')}")
     print(f"evaluate it: mbrl evaluate {run.path} --episodes 5")
 

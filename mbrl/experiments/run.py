@@ -19,14 +19,18 @@ from mbrl.experiments.provenance import git_commit, seal, sync, unseal, versions
 FORMAT = 1
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 STEP = "time/total_timesteps"
-"""The metric that is the x axis everywhere: real environment steps."""
+"""The metric that is the x axis of runs that act: real environment steps."""
+UPDATE = "train/n_updates"
+"""The metric that is the x axis of runs that do not: updates of the learner."""
+X_AXIS = "x_axis"
+"""Where config.json says which; without it, it is `STEP`."""
 
 
 class Run:
     """One training run on disk: made by `Run.create`, found again by `Run.open`.
 
-    Attributes: `path`, `env_id`, `algo`, `seed`, `config` (as it comes back from JSON: tuples are lists) and `header`
-    (everything in config.json, versions and git commit among it).
+    Attributes: `path`, `env_id`, `algo`, `seed`, `config` (as it comes back from JSON: tuples are lists), `header`
+    (everything in config.json, versions and git commit among it) and `x` (the metric that is its x axis).
     """
 
     def __init__(self, path: Path, header: dict[str, Any], *, tensorboard: bool = False) -> None:
@@ -36,8 +40,9 @@ class Run:
         self.algo: str = header["algo"]
         self.seed: int = header["seed"]
         self.config: dict[str, Any] = header["config"]
+        self.x: str = self.config.get(X_AXIS, STEP)
         self._unwritten: bytes | None = None
-        self._mirror = _TensorBoard(path) if tensorboard else None
+        self._mirror = _TensorBoard(path, self.x) if tensorboard else None
 
     @classmethod
     def create(
@@ -280,29 +285,29 @@ def _new_directory(root: Path, stem: str) -> Path:
 class _TensorBoard:
     """The numbers of metrics.jsonl once more as TensorBoard events; the file stays the truth."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, x: str) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ValueError(
                 'tensorboard: expected the optional extra to be installed; pip install "mbrl-planners[tensorboard]"'
             ) from None
-        self._open, self._path = SummaryWriter, path / "tensorboard"
+        self._open, self._path, self._x = SummaryWriter, path / "tensorboard", x
         self._writer: Any = None
 
     def add(self, row: Mapping[str, Any]) -> None:
         if self._writer is None:
             self._writer = self._open(str(self._path))
-        step = int(row.get(STEP, 0))
+        step = int(row.get(self._x, 0))
         for key, value in row.items():
-            if isinstance(value, (int, float)) and key != STEP:
+            if isinstance(value, (int, float)) and key != self._x:
                 self._writer.add_scalar(key, value, step)
         self._writer.flush()
 
     def restart(self, rows: list[dict[str, Any]]) -> None:
         """Hide the events after the last row that was kept."""
         self.close()
-        last = max((int(row.get(STEP, 0)) for row in rows), default=0)
+        last = max((int(row.get(self._x, 0)) for row in rows), default=0)
         self._writer = self._open(str(self._path), purge_step=last + 1)
 
     def close(self) -> None:

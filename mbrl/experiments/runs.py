@@ -7,24 +7,33 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
 
 from mbrl.envs.make import make_env
-from mbrl.experiments import agent_runs, pets_runs
+from mbrl.experiments import agent_runs, offline_runs, pets_runs
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.run import Run
 
 PETS = "pets"
 
 
-def train_run(run: Run, *, minutes: float | None = None, progress: bool = True, accept_changes: bool = False) -> int:
-    """Train a run from its newest checkpoint, or from the start, to its end; returns its real steps.
+def train_run(
+    run: Run,
+    *,
+    minutes: float | None = None,
+    dataset: str | Path | None = None,
+    progress: bool = True,
+    accept_changes: bool = False,
+) -> int:
+    """Train a run from its newest checkpoint, or from the start, to its end; returns its real steps, or updates.
 
     Args:
         run: of any algorithm.
         minutes: stop after about as many, with a checkpoint to go on from.
+        dataset: of a run that learns from one: where it is now; None: where it was.
         progress: whether to show a bar.
         accept_changes: whether to go on although the checkpoint was made with other settings.
 
@@ -34,6 +43,8 @@ def train_run(run: Run, *, minutes: float | None = None, progress: bool = True, 
         KeyboardInterrupt: Ctrl-C ended it: with a checkpoint, or without one where it came twice.
     """
     check_minutes(minutes)
+    if dataset is not None and not _is_offline(run):
+        raise ValueError(f"dataset: expected none, for a run of {run.algo} learns by acting, got {str(dataset)!r}")
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     settings: dict[str, Any] = {"progress": progress, "accept_changes": accept_changes}
     with _interrupts() as asked:
@@ -43,9 +54,11 @@ def train_run(run: Run, *, minutes: float | None = None, progress: bool = True, 
 
         if run.algo == PETS:
             steps = pets_runs.train_pets_run(run, stop_now=stop, **settings).steps
+        elif _is_offline(run):
+            steps = int(offline_runs.train_offline_run(run, dataset=dataset, stop=stop, **settings).updates)
         else:
             steps = int(agent_runs.train_agent_run(run, stop=stop, **settings).steps)
-    if asked and steps < total_timesteps(run):
+    if asked and steps < total(run):
         raise KeyboardInterrupt
     return steps
 
@@ -54,19 +67,26 @@ def settings_of(run: Run) -> dict[str, Any]:
     """The settings of a run: dataclasses, by their name in config.json."""
     if run.algo == PETS:
         return {"pets": pets_runs.pets_config(run)}
-    settings = agent_runs.agent_settings(run)
+    settings: Any = offline_runs.offline_settings(run) if _is_offline(run) else agent_runs.agent_settings(run)
     return {"loop": settings.config, "learner": settings.learner}
 
 
-def total_timesteps(run: Run) -> int:
-    """Real steps of the whole run."""
-    return int(next(iter(settings_of(run).values())).total_timesteps)
+def total(run: Run) -> int:
+    """Real steps of the whole run, or updates where it takes none."""
+    settings = next(iter(settings_of(run).values()))
+    return int(settings.total_updates if _is_offline(run) else settings.total_timesteps)
 
 
 def run_env(run: Run, *, render_mode: str | None = None) -> gym.Env:
-    """The environment that a run was trained on."""
+    """The environment that a run was trained on, or is evaluated in.
+
+    Raises:
+        ValueError: it learns from a dataset whose environment is not here.
+    """
     if run.algo == PETS:
         return make_env(run.env_id, render_mode=render_mode)
+    if _is_offline(run):
+        return offline_runs.offline_env(run, render_mode=render_mode)
     return agent_runs.agent_env(run, render_mode=render_mode)
 
 
@@ -86,6 +106,10 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] |
     if policy is not None:
         raise ValueError(f"policy: expected none, for a run of {run.algo} has only one, got {policy!r}")
     return agent_runs.load_agent(run, env)
+
+
+def _is_offline(run: Run) -> bool:
+    return run.algo in offline_runs.OFFLINE
 
 
 def check_minutes(minutes: float | None) -> None:
