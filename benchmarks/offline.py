@@ -1,0 +1,130 @@
+"""How offline algorithms learn: METHOD@DATASET, a line a seed in results/offline.jsonl.
+
+`python -m benchmarks.offline --methods bc naive mopo combo --data pendulum-narrow --seeds 0 1 2 3 4` trains in run
+directories under --root, on datasets that it makes where they are missing (benchmarks/offline_data.py). A seed that was
+interrupted, or stopped by `--minutes`, goes on from its newest checkpoint; a finished one is not repeated.
+`python -m benchmarks.offline_report` makes tables. "naive" is MOPO without a penalty: MBPO on a fixed buffer.
+"""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.offline_data import DATA, dataset_path
+from benchmarks.report import keep
+from mbrl.experiments.offline_runs import OFFLINE, create_offline_run, offline_env, run_dataset
+from mbrl.experiments.run import Run
+from mbrl.experiments.runs import load_policy, train_run
+from mbrl.learners.networks import mlp
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bc": ("bc", {}),
+    "naive": ("mopo", {"penalty": "none"}),
+    **{name: (name, {}) for name in ("mopo", "combo", "mobile", "cql", "iql", "awac", "td3bc")},
+}
+"""Algorithms of the library, and what is changed in their presets."""
+WITH_MODEL = ("mopo", "combo", "mobile")
+_SMALL = {"total_updates": 6_000, "log_every": 300, "eval_every": 300, "eval_episodes": 5, "checkpoint_every": 3_000}
+# Rollouts of 25 steps, an eighth of an episode: errors of the model add up, and what a policy makes of them shows.
+_LONG = {"rollout_length": 25, "rollout_starts": 200, "rollout_every": 125}
+_TENTH = {
+    "total_updates": 100_000,
+    "log_every": 1_000,
+    "eval_every": 2_500,
+    "eval_episodes": 5,
+    "checkpoint_every": 2_500,
+}
+LOOPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "pendulum": (_SMALL, _LONG),
+    "inverted": (_SMALL, {}),
+    "halfcheetah": (_TENTH, {"checkpoint_model_buffer": False}),
+    "hopper": (_TENTH, {"checkpoint_model_buffer": False}),
+}
+"""By the first part of a dataset's name: settings of the loop, and more of them where there is a model."""
+
+
+def learn(method: str, data: str, seed: int, root: Path, data_root: Path, minutes: float | None) -> bool:
+    """Train a seed, from where it is; whether it is finished."""
+    folder = root / f"{method}@{data}" / str(seed)
+    run = _open(method, data, seed, folder, data_root)
+    spent = folder / "cpu_seconds"
+    before = float(spent.read_text()) if spent.exists() else 0.0
+    cpu = time.process_time()
+    updates = train_run(run, minutes=minutes, progress=False)
+    total = before + time.process_time() - cpu
+    spent.write_text(str(total))
+    if updates < run.config["loop"]["total_updates"]:
+        print(f"{method}@{data} seed {seed}: {updates} updates so far", flush=True)
+        return False
+    rows = [row for row in run.metrics() if row.get("eval/mean_reward") is not None]
+    record = {
+        "experiment": f"{method}@{data}",
+        "seed": seed,
+        "settings": {key: run.config[key] for key in ("loop", "learner")},
+        "dataset": {key: run.config["dataset"][key] for key in ("hash", "rows")},
+        "updates": [row["train/n_updates"] for row in rows],
+        "returns": [round(row["eval/mean_reward"], 2) for row in rows],
+        **_values(run),
+        "cpu_seconds": round(total, 1),  # without pieces that were killed
+    }
+    print(f"{method}@{data} seed {seed}: {record['returns']}\nkept in {keep('offline', record)}", flush=True)
+    (folder / "kept").touch()
+    return True
+
+
+def _values(run: Run) -> dict[str, float]:
+    """What the critics say of the policy's actions in the dataset's states; nothing where the learner has none."""
+    env = offline_env(run)
+    agent: Any = load_policy(run, env)
+    env.close()
+    if not hasattr(agent.state, "critics"):
+        return {}
+    obs = run_dataset(run).transitions(dtype=agent.learner.dtype).obs[None]
+    action = agent.state.bounds.unit(agent.learner.act(agent.state, obs))
+    with torch.no_grad():
+        q = mlp(agent.state.critics, torch.cat([obs, action], -1))[..., 0].amin(1)
+    return {"q_mean": round(float(q.mean()), 2), "q_max": round(float(q.max()), 2)}
+
+
+def _open(method: str, data: str, seed: int, folder: Path, data_root: Path) -> Run:
+    """The seed's run directory, made where there is none yet."""
+    found = sorted(folder.glob("*__*/config.json"))
+    if found:
+        return Run.open(found[-1].parent)
+    algorithm, changes = METHODS[method]
+    config, learner, *_ = OFFLINE[algorithm].preset(DATA[data].env_id, None)
+    loop, model = LOOPS[data.partition("-")[0]]
+    changes = {**loop, **changes}
+    if algorithm in WITH_MODEL:
+        changes |= {**model, "model_seed": seed, "model_cache": str(data_root / "models")}
+    path = dataset_path(data, data_root)
+    return create_offline_run(folder, path, algorithm, replace(config, **changes), learner, seed=seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["bc", "naive", "mopo", "combo"])
+    parser.add_argument("--data", nargs="+", choices=DATA, default=[name for name in DATA if name[0] in "pi"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--root", type=Path, default=Path("runs/offline"))
+    parser.add_argument("--data-root", type=Path, default=Path("runs/offline-data"))
+    parser.add_argument("--minutes", type=float, help="stop each seed after about as many, with a checkpoint")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    finished = True
+    for seed in arguments.seeds:
+        for data in arguments.data:
+            for method in arguments.methods:
+                if not (arguments.root / f"{method}@{data}" / str(seed) / "kept").exists():
+                    roots = arguments.root, arguments.data_root
+                    finished &= learn(method, data, seed, *roots, arguments.minutes)
+    return 0 if finished else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

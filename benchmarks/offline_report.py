@@ -1,0 +1,67 @@
+"""Tables of results/offline.jsonl: `python -m benchmarks.offline_report`.
+
+A cell is the mean over seeds of the mean of a run's last ten evaluations, with a bootstrap interval of 95 % over seeds;
+beside it the mean over seeds of the best evaluation, which is chosen with hindsight.
+"""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.offline import METHODS
+from benchmarks.report import RESULTS
+from mbrl.experiments.scores import LAST
+
+Record = dict[str, Any]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean: percentile bootstrap over seeds; of one seed, that seed."""
+    if len(set(values)) < 2:
+        return values[0], values[0]
+    found = stats.bootstrap((np.array(values),), np.mean, method="percentile", rng=np.random.default_rng(0))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def last(record: Record) -> float:
+    """The mean of the last evaluations of a run."""
+    return float(np.mean(record["returns"][-LAST:]))
+
+
+def cell(records: list[Record]) -> str:
+    """What a method comes to on a dataset."""
+    values = [last(record) for record in records]
+    low, high = interval(values)
+    best = np.mean([max(record["returns"]) for record in records])
+    text = f"{np.mean(values):.0f} [{low:.0f}, {high:.0f}], best {best:.0f}"
+    return text if len(records) == 5 else f"{text} ({len(records)} seeds)"
+
+
+def values(records: list[Record]) -> str:
+    """What the critics say in the dataset's states: the highest value over seeds, and the mean over all."""
+    known = [record for record in records if "q_max" in record]
+    if not known:
+        return ""
+    return f"{np.mean([r['q_mean'] for r in known]):.1f}; {', '.join(f'{r["q_max"]:.1f}' for r in known)}"
+
+
+def main() -> int:
+    found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for line in (RESULTS / "offline.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        method, _, data = record["experiment"].partition("@")
+        found[data][method].append(record)
+    methods = [name for name in METHODS if any(name in cells for cells in found.values())]
+    for title, show in (("Return", cell), ("Q on the data: mean; highest, by seed", values)):
+        print(f"\n{title}\n\n| | {' | '.join(methods)} |\n|{' --- |' * (len(methods) + 1)}")
+        for data, cells in found.items():
+            ordered = [sorted(cells[name], key=lambda r: r["seed"]) if name in cells else [] for name in methods]
+            print(f"| {data} | {' | '.join(show(records) if records else '' for records in ordered)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
