@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mbrl.data.dataset_info import info_from, info_text
+from mbrl.data.dataset_info import info_from
 from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo
-from mbrl.data.hdf5 import h5, new_file, opened
+from mbrl.data.hdf5 import h5, opened, write_sealed
 
 PART = 250_000
 """Rows that are read at once."""
@@ -62,7 +62,7 @@ def parts(path: Path, *, info: DatasetInfo | None = None, drop_ends: bool = Fals
 
 
 def write(dataset: Dataset, path: Path) -> Path:
-    """A new file in D4RL's layout, with checksums of HDF5's own and `info` beside the arrays, so that all comes back.
+    """A new file in D4RL's layout, with a checksum and `info` beside the arrays, so that all comes back.
 
     Raises:
         ValueError: the file is there already, or h5py is not installed.
@@ -79,11 +79,12 @@ def write(dataset: Dataset, path: Path) -> Path:
     }
     if not np.isnan(dataset.log_probs).all():
         arrays[LOG_PROBS] = dataset.log_probs
-    with new_file(path) as staged, h5().File(staged, "w") as file:
+
+    def fill(file: Any) -> None:
         for name, array in arrays.items():
-            file.create_dataset(name, data=array, fletcher32=True)
-        file.attrs["mbrl_info"] = info_text(dataset.info)
-    return path
+            file.create_dataset(name, data=array)
+
+    return write_sealed(path, dataset.info, fill, kind="d4rl")
 
 
 def _arrays(raw: Any, path: Path) -> _File:
@@ -114,7 +115,7 @@ def _arrays(raw: Any, path: Path) -> _File:
 
 def _info(raw: Any, path: Path) -> DatasetInfo:
     """What a file says of itself: all of it where this library wrote it."""
-    text = raw.attrs.get("mbrl_info")
+    text = raw.attrs.get("info")
     if text is not None:
         return info_from(text, path)
     return DatasetInfo(description=f"imported from {path.name}", origin={"format": "D4RL", "file": path.name})

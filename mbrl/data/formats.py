@@ -11,6 +11,7 @@ import numpy as np
 
 from mbrl.data import d4rl, hdf5, minari_io
 from mbrl.data.datasets import ARRAYS, Dataset, DatasetError, DatasetInfo
+from mbrl.data.probe import probe
 
 Format = Literal["native", "d4rl", "minari"]
 PART = 250_000
@@ -34,8 +35,9 @@ def format_of(path: Path) -> Format:
     with path.open("rb") as file:
         head = file.read(len(hdf5.MAGIC))
     if head == hdf5.MAGIC:
-        return "native"
+        return "native" if hdf5.check_seal(path) == "native" else "d4rl"
     if head.startswith(hdf5.SIGNATURE):
+        probe(path)
         return "d4rl"
     raise DatasetError(
         f"{path}: expected an HDF5 file (mbrl dataset collect or import makes one), got one that begins with {head!r}: "
@@ -100,7 +102,7 @@ def save_parts(parts: Iterator[Dataset], path: Path) -> Path:
                 shape = (counts[name], *array.shape[1:])
                 file.create_dataset(name, data=np.memmap(folder / name, dtype=array.dtype, mode="r", shape=shape))
 
-        return hdf5.write_native(path, like.info, fill)
+        return hdf5.write_sealed(path, like.info, fill)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -20,7 +20,8 @@ from mbrl.data.datasets import ARRAYS, Dataset, DatasetError, DatasetInfo
 
 FORMAT = 1
 BLOCK = 512
-MAGIC = b'{"mbrl-planners dataset": '
+KINDS = ("native", "d4rl")
+MAGIC = b'{"mbrl-planners'
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -44,18 +45,18 @@ def write(dataset: Dataset, path: Path) -> Path:
         for name in ARRAYS:
             file.create_dataset(name, data=getattr(dataset, name))
 
-    return write_native(path, dataset.info, fill)
+    return write_sealed(path, dataset.info, fill)
 
 
-def write_native(path: Path, info: DatasetInfo, fill: Callable[[Any], None]) -> Path:
-    """A new native file with the arrays that `fill(file)` puts into it; nothing stays if that fails."""
+def write_sealed(path: Path, info: DatasetInfo, fill: Callable[[Any], None], *, kind: str = "native") -> Path:
+    """A new file with a checksum, and the arrays that `fill(file)` puts into it; nothing stays if that fails."""
     text = info_text(info)
     with new_file(path) as staged:
         with h5().File(staged, "w", userblock_size=BLOCK, libver="v110") as file:
             file.attrs["info"] = text
             fill(file)
         with staged.open("r+b") as raw:
-            head = json.dumps({"mbrl-planners dataset": FORMAT, "sha256": digest(staged, BLOCK)})
+            head = json.dumps({"mbrl-planners": FORMAT, "kind": kind, "sha256": digest(staged, BLOCK)})
             raw.write(head.encode().ljust(BLOCK - 1) + b"\n")
             raw.flush()
             os.fsync(raw.fileno())
@@ -86,8 +87,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def read(path: Path, *, mapped: bool = False) -> Dataset:
-    """A native file; `mapped`: leave the arrays where they are, and let the system read what is asked for."""
-    check_native(path)
+    """A native file whose seal is whole; `mapped`: leave the arrays on the disk, and read what is asked for."""
     with opened(path) as file:
         if missing := [name for name in ARRAYS if name not in file]:
             raise DatasetError(f"{path}: expected arrays {', '.join(ARRAYS)}, there is no {', '.join(missing)}")
@@ -95,13 +95,17 @@ def read(path: Path, *, mapped: bool = False) -> Dataset:
         return Dataset(**{name: array(file[name], path) for name in ARRAYS}, info=info_from(file.attrs["info"], path))
 
 
-def check_native(path: Path) -> None:
-    """Raises DatasetError where a native file is not, byte for byte, what was written."""
+def check_seal(path: Path) -> str:
+    """The kind of a file with a checksum of ours.
+
+    Raises:
+        DatasetError: it is not, byte for byte, what was written; or a newer version wrote it.
+    """
     with path.open("rb") as file:
         head = file.read(BLOCK)
     try:
         said = json.loads(head)
-        version, sha256 = int(said["mbrl-planners dataset"]), said["sha256"]
+        version, kind, sha256 = int(said["mbrl-planners"]), said["kind"], said["sha256"]
     except (ValueError, KeyError, TypeError):
         raise DatasetError(f"{path}: the head of the file is damaged; restore it from a copy") from None
     if version > FORMAT:
@@ -113,6 +117,9 @@ def check_native(path: Path) -> None:
             f"{path}: the content does not match its checksum: the file was cut off, damaged or changed; restore it "
             "from a copy"
         )
+    if kind not in KINDS:
+        raise DatasetError(f"{path}: the head of the file is damaged; restore it from a copy")
+    return str(kind)
 
 
 @contextlib.contextmanager
@@ -132,7 +139,7 @@ def _array(stored: Any, path: Path) -> np.ndarray:
 
 
 def _mapped(stored: Any, path: Path) -> np.ndarray:
-    """An array in place: `write_native` puts each in one piece."""
+    """An array in place: `write` puts each in one piece."""
     offset = stored.id.get_offset()
     if offset is None:
         raise DatasetError(f"{path}: expected arrays in one piece, got {stored.name} in chunks; read it into memory")

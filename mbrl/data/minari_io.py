@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from mbrl.data.dataset_info import info_from, info_text
 from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo
 from mbrl.data.hdf5 import check_free, digest, h5, opened
+from mbrl.data.probe import probe
 
 METADATA, MAIN = "metadata.json", "main_data.hdf5"
 PART = 250_000
@@ -53,7 +55,9 @@ def parts(path: Path, *, info: DatasetInfo | None = None) -> Iterator[Dataset]:
     main = folder / MAIN
     if not main.is_file():
         raise DatasetError(f"{folder}: expected {MAIN}, there is none")
-    if OURS[1] in metadata and metadata[OURS[1]] != digest(main):
+    if OURS[1] not in metadata:
+        probe(main)
+    elif metadata[OURS[1]] != _checksum(metadata, main):
         raise DatasetError(f"{main}: the content does not match its checksum; restore it from a copy")
     told = info or _info(metadata, folder)
     with opened(main) as file:
@@ -97,11 +101,16 @@ def write(parts: Iterator[Dataset], path: Path, *, dataset_id: str | None = None
             storage.update_episodes(_buffers(part))
         if storage is None:
             raise DatasetError("parts: expected at least one, got none")
-        storage.update_metadata({OURS[1]: digest(staged / "data" / MAIN)})
+        storage.update_metadata({OURS[1]: _checksum(_metadata(staged / "data"), staged / "data" / MAIN)})
         staged.rename(path)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return path
+
+
+def _checksum(metadata: dict[str, Any], main: Path) -> str:
+    """Of the data, and of what is said of them."""
+    return sha256(f"{metadata.get(OURS[0])}{digest(main)}".encode()).hexdigest()
 
 
 def _metadata(folder: Path) -> dict[str, Any]:
