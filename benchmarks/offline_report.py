@@ -41,11 +41,12 @@ def cell(records: list[Record]) -> str:
 
 
 def values(records: list[Record]) -> str:
-    """What the critics say in the dataset's states: the highest value over seeds, and the mean over all."""
+    """What the critics say of the policy in the dataset's states: the mean over all seeds; the highest of each."""
     known = [record for record in records if "q_max" in record]
     if not known:
         return ""
-    return f"{np.mean([r['q_mean'] for r in known]):.1f}; {', '.join(f'{r["q_max"]:.1f}' for r in known)}"
+    highest = ", ".join(f"{record['q_max']:.1f}" for record in known)
+    return f"{np.mean([record['q_mean'] for record in known]):.1f}; {highest}"
 
 
 def main() -> int:
