@@ -10,11 +10,12 @@ lists the deviations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import NamedTuple
 
 import gymnasium as gym
+from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
@@ -58,6 +59,7 @@ def train_mbpo(
     seed: int = 0,
     reward: Reward | None = None,
     termination: Termination | None = None,
+    model_state: Mapping[str, Tensor] | None = None,
     recorder: Recorder | None = None,
     evaluate: Evaluate | None = None,
     stop: Callable[[], bool] | None = None,
@@ -71,6 +73,7 @@ def train_mbpo(
         seed: of everything random but the agent's initial parameters.
         reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says.
         termination: likewise, -> bool [rows]. Given functions are verified on every real step.
+        model_state: of a `LearnedModel`, which the first fit starts from; None: fresh networks.
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
         evaluate: `evaluate(agent, steps)` -> metrics, called every `config.eval_every` steps.
         stop: asked after every step; True ends the training with a checkpoint.
@@ -93,6 +96,8 @@ def train_mbpo(
     }
     with memory_explained(takes):
         model = LearnedModel(task(env), agent, config, seed=seed, reward=reward, termination=termination)
+        if model_state is not None:
+            model.load_state_dict(model_state)
         real = agent.experience(config.buffer_size, config.num_envs)
         expand = None
         if config.targets != "td":
@@ -125,6 +130,10 @@ def train_mbpo(
             evaluate=evaluate,
             stop=stop,
         )
+        if not config.initial_steps and not len(real):
+            raise ValueError("initial_steps: expected at least 1, for the model to be fitted to, got 0")
+        if len(real) and not count.steps:  # what was learned elsewhere is not lost, whatever happens now
+            loop.save()
         if loop.goes_on():
             length = config.rollout_length.at(count.steps)
             imagined.refill(count, count.fits, length, _kept(config), rounds=count.fits)

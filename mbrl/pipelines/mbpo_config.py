@@ -21,7 +21,7 @@ class MBPOConfig:
     total_timesteps: int = 125_000
     """Real environment steps in all."""
     initial_steps: int = 5_000
-    """Steps with uniformly random actions, before the first fit and the first update."""
+    """Steps with uniformly random actions, before the first fit and the first update; 0: the agent has experience."""
     update_every: int = 1
     """Real steps between rounds of updates."""
     update_ratio: float = 20.0
@@ -107,8 +107,6 @@ class MBPOConfig:
                 f"retain_steps: expected at least model_every ({self.model_every}), got {self.retain_steps}: rows "
                 "would be gone before the next fit"
             )
-        if self.initial_steps < 1:
-            raise ValueError("initial_steps: expected at least 1, for the model to be fitted to, got 0")
 
     @property
     def n_step(self) -> int:

@@ -227,7 +227,7 @@ def test_the_task_is_verified_on_every_real_step() -> None:
         ({"real_fraction": -0.1}, "real_fraction: expected"),
         ({"rollout_starts": 0}, "rollout_starts: expected at least 1, got 0"),
         ({"retain_steps": 10}, r"retain_steps: expected at least model_every \(20\), got 10"),
-        ({"initial_steps": 0}, "initial_steps: expected at least 1"),
+        ({"initial_steps": -1}, "initial_steps: expected 0"),
         ({"elites": 4}, "elites: expected 1 to 3, as there are members, got 4"),
         ({"model_max_steps": 0}, "model_max_steps: expected at least 1, or None, got 0"),
         ({"holdout": 0.0}, r"holdout: expected a share in \(0, 1\)"),
@@ -239,6 +239,11 @@ def test_the_task_is_verified_on_every_real_step() -> None:
 def test_bad_settings(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changed)
+
+
+def test_there_has_to_be_something_to_fit_the_model_to() -> None:
+    with pytest.raises(ValueError, match="initial_steps: expected at least 1, for the model to be fitted to, got 0"):
+        train(replace(TINY, initial_steps=0))
 
 
 def test_a_schedule_beyond_the_episode() -> None:

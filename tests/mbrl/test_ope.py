@@ -1,0 +1,208 @@
+"""Off-policy evaluation: estimates of a small MDP together, choices and regret, and the command from end to end."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mbrl.cli import main
+from mbrl.data.collect import RandomPolicy, collect
+from mbrl.data.datasets import DatasetInfo, from_buffer, save_dataset
+from mbrl.envs.make import make_env
+from mbrl.experiments.agent_runs import create_agent_run
+from mbrl.experiments.ope import Choice, Estimate, OPEConfig, choose, evaluate_policy, model_estimate, write_report
+from mbrl.experiments.runs import train_run
+from mbrl.learners.fqe import FQEConfig
+from mbrl.learners.sac import SACConfig
+from mbrl.models.ensemble_dynamics import EnsembleDynamics
+from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agents import DQN, SAC
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.policy_evaluation import AgentPolicy, model_value
+from mbrl.seeding import generator
+from tests.mbrl.tabular_cases import BEHAVIOUR, DISCOUNT, Table, data_of, exact
+
+FAST = OPEConfig(discount=DISCOUNT, fqe=FQEConfig((), 0.02, 0.2, 300, 256, 4))
+
+
+def test_all_estimates_of_a_small_mdp_are_near_the_truth():
+    found = {one.name: one for one in evaluate_policy(data_of(400, 0), Table(), FAST)}
+    assert list(found) == ["data", "fqe", "per_decision", "weighted", "doubly_robust", "weighted_doubly_robust"]
+    for name, one in found.items():
+        truth = exact(BEHAVIOUR)[2] if name == "data" else exact()[2]
+        assert one.low - 0.2 < truth < one.high + 0.2
+        assert one.value == pytest.approx(truth, abs=0.35)
+    assert "as good as" in found["weighted"].note
+
+
+def test_unknown_behaviour_leaves_the_other_estimates():
+    dataset = data_of(40, 0)
+    unknown = type(dataset)(**{**vars(dataset), "log_probs": dataset.log_probs * np.nan})
+    found = evaluate_policy(unknown, Table(), OPEConfig(discount=0.9, fqe=FQEConfig((), updates=5, members=2)))
+    assert [one.name for one in found] == ["data", "fqe", "importance sampling"]
+    assert math.isnan(found[-1].value)
+    assert "got nan in episode 0, row 0" in str(found[-1])
+
+
+class Still:
+    draws = False
+
+    def act(self, obs, generator):
+        return obs.new_zeros(len(obs), 1)
+
+
+def constant_ensemble(rewards) -> GaussianEnsemble:
+    """Members that leave the state alone and promise a reward each, without noise."""
+    ensemble = GaussianEnsemble(
+        1, 1, members=len(rewards), hidden=(), deterministic=True, learned_reward=True, dtype=torch.float64
+    )
+    for tensor in (*ensemble.parameters.weights, *ensemble.parameters.biases):
+        tensor.zero_()
+    ensemble.parameters.biases[-1][..., 1] = torch.tensor(rewards, dtype=torch.float64).view(-1, 1)
+    ensemble.version += 1
+    return ensemble
+
+
+def test_a_models_value_is_that_of_each_elite_for_the_whole_episode():
+    """Members that promise 1, 2 and 9 a step, of which 9 is cut to the best of the data, 3."""
+    dynamics = EnsembleDynamics(constant_ensemble([1.0, 2.0, 9.0]))
+    made = model_value(
+        dynamics,
+        Still(),
+        torch.zeros(700, 1, dtype=torch.float64),  # more rows than go through at once
+        horizon=3,
+        discount=0.5,
+        reward_range=(0.0, 3.0),
+        generator=generator(0),
+    )
+    assert made.members.tolist() == pytest.approx([1.75, 3.5, 5.25])
+    assert made.starts.numpy() == pytest.approx([3.5] * 700)
+    assert made.lost == 0
+    loose, one = EnsembleDynamics(dynamics.ensemble, propagation="ts1"), torch.zeros(1, 1)
+    with pytest.raises(ValueError, match="dynamics: expected propagation 'ts_inf'"):
+        model_value(loose, Still(), one, horizon=1, discount=0.5, reward_range=(0, 1), generator=generator(0))
+
+
+def test_a_models_interval_is_one_for_a_further_model():
+    """Student's t of 2 degrees of freedom, 4.303, times the spread of three elites, sqrt(1 + 1/3) of it."""
+    dynamics = EnsembleDynamics(constant_ensemble([0.0, 0.1, 0.2]))
+    config, data = OPEConfig(discount=0.5), data_of(30, 0)
+    one_dim = type(data)(**{**vars(data), "observations": data.observations[:, :1].copy()})
+    made = model_estimate(one_dim, Still(), dynamics, config)
+    total = 2 - 2 * 0.5**7  # 7 steps: 0.5^7 < 0.01
+    assert config.horizon == 7
+    assert made.value == pytest.approx(0.1 * total)
+    assert made.high - made.value == pytest.approx(4.3027 * 0.1 * total * math.sqrt(4 / 3), rel=1e-3)
+
+
+def test_a_model_that_breaks_down_is_told():
+    dynamics = EnsembleDynamics(constant_ensemble([1.0, math.inf]))
+    made = model_value(
+        dynamics,
+        Still(),
+        torch.zeros(4, 1, dtype=torch.float64),
+        horizon=2,
+        discount=0.5,
+        reward_range=(0, 1),
+        generator=generator(0),
+    )
+    assert made.lost == 0.5
+
+
+def said(value, low=None):
+    return [Estimate("data", 0, 0, 0), Estimate("fqe", value, value - 1 if low is None else low, value + 1)]
+
+
+def test_choices_and_their_regret():
+    """By value a is chosen, whose lower end is below b's; the truth favours c."""
+    estimates = {"a": said(3.0, low=0.0), "b": said(2.0, low=1.5), "c": said(1.0, low=0.5)}
+    by_value, by_low = choose(estimates, {"a": 10.0, "b": 20.0, "c": 50.0})
+    assert by_value == Choice("fqe", "value", "a", 40.0, -1.0)
+    assert by_low == Choice("fqe", "low", "b", 30.0, pytest.approx(0.5))
+    unknown = choose(estimates)[0]
+    assert unknown.chosen == "a"
+    assert math.isnan(unknown.regret)
+    assert choose({"a": said(math.nan)}) == []
+    with pytest.raises(ValueError, match="estimates: expected one candidate"):
+        choose({})
+
+
+def test_policies_of_agents():
+    """Deterministic ones of discrete actions have probabilities of 0 and 1; of continuous ones no density."""
+    box = make_env("Pendulum-v1").observation_space
+    agent = DQN(box, make_env("CartPole-v1", discrete=True).action_space, hidden=(8,))
+    policy, obs = AgentPolicy(agent), torch.randn(6, 3, generator=generator(0))
+    action = policy.act(obs, generator(0))
+    assert policy.log_prob(obs, action).tolist() == [0.0] * 6
+    assert policy.log_prob(obs, 1 - action).tolist() == [-math.inf] * 6
+    continuous = SAC(box, make_env("Pendulum-v1").action_space, hidden=(8,))
+    with pytest.raises(ValueError, match="policy: expected one that draws its actions"):
+        AgentPolicy(continuous).log_prob(obs, obs[:, :1])
+    drawn = AgentPolicy(continuous, sampled=True)
+    assert not torch.equal(drawn.act(obs, generator(0)), drawn.act(obs, generator(1)))
+    assert drawn.log_prob(obs, obs[:, :1]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"discount": 1.0}, "discount"), ({"confidence": 1.0}, "confidence"), ({"starts": 1}, "starts")],
+)
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}: expected"):
+        OPEConfig(**settings)
+
+
+def test_reports_hold_no_numbers_that_json_lacks(tmp_path):
+    write_report(tmp_path / "x.json", {"a": (math.nan, 1.0), "b": Estimate("e", math.inf, 0.0, 1.0)})
+    read = json.loads((tmp_path / "x.json").read_text())
+    assert read == {"a": [None, 1.0], "b": {"name": "e", "value": None, "low": 0.0, "high": 1.0, "note": ""}}
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory):
+    """A dataset, and two runs of SAC that hardly learned anything."""
+    root = tmp_path_factory.mktemp("ope")
+    env = make_env("Pendulum-v1")
+    buffer = collect(env, RandomPolicy(env.action_space), steps=600, seed=0)
+    save_dataset(from_buffer(buffer, DatasetInfo.of(env)), root / "data.hdf5")
+    config = OffPolicyConfig(total_timesteps=40, initial_steps=20, batch_size=8, eval_every=0, checkpoint_every=40)
+    runs = [
+        create_agent_run(root / "runs", "Pendulum-v1", "sac", config, SACConfig(hidden=(8,)), seed=seed)
+        for seed in (0, 1)
+    ]
+    for run in runs:
+        train_run(run, progress=False)
+    return root / "data.hdf5", [run.path for run in runs]
+
+
+def test_the_command_compares_runs(pendulum, capsys, monkeypatch):
+    from mbrl.experiments import ope
+    from mbrl.pipelines.mopo_config import MOPOConfig, MOPOPreset
+
+    tiny = MOPOConfig(members=3, elites=2, model_hidden=(16,), model_max_steps=60)
+    monkeypatch.setattr(ope, "mopo_preset", lambda env_id: MOPOPreset(tiny, SACConfig(), {}))
+    file, paths = pendulum
+    options = ["--dataset", str(file), "--updates", "20", "--discount", "0.9", "--sampled"]
+    status = main(["ope", *map(str, paths), *options, "--episodes", "1", "--calibration"])
+    text = capsys.readouterr().out
+    assert status == 0
+    for expected in ("dataset: 600 rows in 3 episodes", "fqe  ", "model  ", "importance sampling", "environment  "):
+        assert expected in text
+    assert "penalty calibration: 5000 transitions, replayed in the true model" in text
+    assert "chosen by" in text
+    report = json.loads((paths[0] / "ope.json").read_text())
+    assert [one["name"] for one in report["estimates"]] == ["data", "fqe", "model", "importance sampling"]
+    assert set(report["calibration"]["curves"]) == {"pairwise", "ensemble_std", "aleatoric"}
+    assert report["environment"]["score"] < 0
+
+
+def test_the_command_says_what_does_not_fit(pendulum, capsys, tmp_path):
+    _, paths = pendulum
+    other = make_env("InvertedPendulum-v5")
+    buffer = collect(other, RandomPolicy(other.action_space), steps=30, seed=0)
+    save_dataset(from_buffer(buffer, DatasetInfo.of(other)), tmp_path / "other.hdf5")
+    assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "other.hdf5")]) == 2
+    assert "error: " in capsys.readouterr().err
+    assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "none.hdf5")]) == 2
