@@ -105,8 +105,10 @@ def check_seal(path: Path) -> str:
         head = file.read(BLOCK)
     try:
         said = json.loads(head)
-        version, kind, sha256 = int(said["mbrl-planners"]), said["kind"], said["sha256"]
-    except (ValueError, KeyError, TypeError):
+        # The first files named their kind in the key: {"mbrl-planners dataset": 1}.
+        version, kind = int(said.get("mbrl-planners", 0) or said["mbrl-planners dataset"]), said.get("kind", "native")
+        sha256 = said["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DatasetError(f"{path}: the head of the file is damaged; restore it from a copy") from None
     if version > FORMAT:
         raise DatasetError(

@@ -88,7 +88,7 @@ def write(parts: Iterator[Dataset], path: Path, *, dataset_id: str | None = None
     h5()
     check_free(path)
     name = dataset_id or _dataset_id(path)
-    staged = path.parent / f".{path.name}.{os.getpid()}"
+    staged = path.resolve().parent / f".{path.name}.{os.getpid()}"  # minari joins relative paths twice
     try:
         (staged / "data").mkdir(parents=True)
         storage = None

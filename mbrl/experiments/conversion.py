@@ -1,0 +1,59 @@
+"""Datasets from one format to another."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from mbrl.data import d4rl, minari_io
+from mbrl.data.dataset_checks import Doubt, check_dataset
+from mbrl.data.datasets import Dataset, DatasetInfo, load_dataset
+from mbrl.data.formats import parts_of, save_parts
+from mbrl.envs.make import make_env
+
+
+def import_dataset(
+    source: Path, out: Path, *, env_id: str | None = None, drop_ends: bool = False, allow: Collection[Doubt] = ()
+) -> Dataset:
+    """Write a dataset of any format to a new native file, and return it, mapped to that file.
+
+    Args:
+        source: file or folder; only read.
+        out: the new file; it is removed again where something is wrong with the data.
+        env_id: the environment; None: what the source says.
+        drop_ends: see `mbrl.data.d4rl.parts`.
+        allow: see `check_dataset`.
+
+    Raises:
+        DatasetError: the source is damaged, or see `check_dataset`.
+        ValueError: `out` is there already, or there is no environment `env_id`.
+    """
+    info = None
+    if env_id is not None:
+        env = make_env(env_id, discrete=True, as_registered=True)
+        info = DatasetInfo.of(env)
+        env.close()
+    parts = parts_of(source, drop_ends=drop_ends)
+    if info is not None:
+        known = {name: getattr(info, name) for name in ("env_id", "env_kwargs", "action_low", "action_high", "actions")}
+        parts = (replace(part, info=replace(part.info, **known)) for part in parts)
+    save_parts(parts, out)
+    try:
+        data = load_dataset(out, mapped=True)
+        check_dataset(data, allow=allow)
+    except BaseException:
+        out.unlink()
+        raise
+    return data
+
+
+def export_dataset(file: Path, out: Path, to: Literal["minari", "d4rl"]) -> Path:
+    """Write a dataset of any format in the layout of Minari or D4RL.
+
+    Raises:
+        DatasetError: the file is damaged.
+        ValueError: `out` is there already, or see `mbrl.data.minari_io.write`.
+    """
+    if to == "minari":
+        return minari_io.write(parts_of(file), out)
+    return d4rl.write(load_dataset(file), out)
