@@ -18,6 +18,7 @@ from mbrl.experiments.run import Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import AGENTS, Agent
 from mbrl.pipelines.bookkeeping import part
+from mbrl.pipelines.combo import COMBO
 from mbrl.pipelines.dyna import train_dyna
 from mbrl.pipelines.dyna_config import PRESETS as DYNA_PRESETS
 from mbrl.pipelines.dyna_config import DynaConfig, dyna_preset
@@ -30,7 +31,7 @@ from mbrl.pipelines.offline_agents import OFFLINE_AGENTS
 from mbrl.pipelines.recorder import NullRecorder
 from mbrl.seeding import derive
 
-KINDS: dict[str, type[Agent]] = {**AGENTS, **OFFLINE_AGENTS}
+KINDS: dict[str, type[Agent]] = {**AGENTS, **OFFLINE_AGENTS, COMBO.__name__: COMBO}
 """All agents, by name."""
 
 

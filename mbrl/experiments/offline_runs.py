@@ -4,7 +4,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,12 @@ from mbrl.experiments.run import UPDATE, X_AXIS, Run
 from mbrl.experiments.scores import normalized_score
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import Agent, check_match
+from mbrl.pipelines.combo import train_combo
+from mbrl.pipelines.combo_config import COMBOConfig, combo_preset
+from mbrl.pipelines.mobile import train_mobile
+from mbrl.pipelines.mobile_config import MOBILEConfig, mobile_preset
+from mbrl.pipelines.mopo import train_mopo
+from mbrl.pipelines.mopo_config import MOPOConfig, mopo_preset
 from mbrl.pipelines.offline import train_offline
 from mbrl.pipelines.offline_config import DEFAULTS, OfflineConfig, offline_preset
 from mbrl.seeding import derive
@@ -39,7 +45,23 @@ def _model_free(name: str) -> OfflineAlgorithm:
     return OfflineAlgorithm(OfflineConfig, train_offline, functools.partial(offline_preset, name))
 
 
-OFFLINE: dict[str, OfflineAlgorithm] = {name: _model_free(name) for name in DEFAULTS}
+def _with_model(config: type, train: Callable[..., Any], preset: Callable[..., Any]) -> OfflineAlgorithm:
+    def cached(env_id: str | None, name: str | None) -> Any:
+        found = preset(env_id, name)
+        return found._replace(config=replace(found.config, model_cache=MODELS))
+
+    return OfflineAlgorithm(config, train, cached)
+
+
+MODELS = str(Path("runs") / ".models")
+"""Where runs with a model keep fitted ones for others, unless they are told otherwise."""
+
+OFFLINE: dict[str, OfflineAlgorithm] = {
+    "mopo": _with_model(MOPOConfig, train_mopo, mopo_preset),
+    "combo": _with_model(COMBOConfig, train_combo, combo_preset),
+    "mobile": _with_model(MOBILEConfig, train_mobile, mobile_preset),
+    **{name: _model_free(name) for name in DEFAULTS},
+}
 """By name, as the command line and run directories have it."""
 
 

@@ -64,7 +64,7 @@ PRESETS: dict[str, dict[str, COMBOPreset]] = {
 """By environment id and name; the first is the default. docs/mopo.md says where the numbers come from."""
 
 
-def combo_preset(env_id: str, name: str | None = None) -> COMBOPreset:
+def combo_preset(env_id: str | None, name: str | None = None) -> COMBOPreset:
     """The preset of an environment: the first, or that of a name; the defaults where there is none.
 
     Raises:

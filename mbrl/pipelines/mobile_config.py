@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, MOBILEPreset]] = {
 """By environment id and name; the first is the default. docs/mopo.md says where the numbers come from."""
 
 
-def mobile_preset(env_id: str, name: str | None = None) -> MOBILEPreset:
+def mobile_preset(env_id: str | None, name: str | None = None) -> MOBILEPreset:
     """The preset of an environment: the first, or that of a name; the defaults where there is none.
 
     Raises:

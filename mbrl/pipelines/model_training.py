@@ -19,12 +19,13 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.datasets import Dataset, dataset_buffer
 from mbrl.models.ensemble_dynamics import Penalty
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agent_checks import check_dataset
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.imagined import Adjust, Imagined
 from mbrl.pipelines.learned_model import LearnedModel, sampled_actions
 from mbrl.pipelines.offline_loop import OfflineLoop
-from mbrl.pipelines.offline_model import check_sizes, fit_once, learned_model
+from mbrl.pipelines.offline_model import fit_once, learned_model
 from mbrl.pipelines.offline_model_config import OfflineModelConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
 from mbrl.pipelines.updates import Updates
@@ -109,7 +110,7 @@ class ModelTraining:
         evaluate: Evaluate | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        check_sizes(dataset, agent)
+        check_dataset(dataset, agent, config.device)
         recorder = recorder or NullRecorder()
         self.dataset, self.agent, self.config = dataset, agent, config
         self.count = Counters(updates=agent.updates)

@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, MOPOPreset]] = {
 """By environment id and name; the first is the default. docs/mopo.md says where the numbers come from."""
 
 
-def mopo_preset(env_id: str, name: str | None = None) -> MOPOPreset:
+def mopo_preset(env_id: str | None, name: str | None = None) -> MOPOPreset:
     """The preset of an environment: the first, or that of a name; the defaults where there is none.
 
     Raises:

@@ -19,6 +19,7 @@ from mbrl.learners import files
 from mbrl.models.ensemble_dynamics import Penalty
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty, penalty_function
+from mbrl.pipelines.agent_checks import check_dataset
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.learned_model import LearnedModel
@@ -99,7 +100,7 @@ def learned_model(
     Raises:
         ValueError: the agent is for other observations or actions, or the data disagree with rewards or ends.
     """
-    check_sizes(dataset, agent)
+    check_dataset(dataset, agent, config.device)
     info = dataset.info
     known = task_of(info.env_id, info.env_kwargs) if info.env_id else None
     settings: Any = config
@@ -114,16 +115,12 @@ def learned_model(
 
 
 def check_sizes(dataset: Dataset, agent: Agent) -> None:
-    """Check that an agent is for the observations and actions of a dataset.
+    """Check that an agent is for the observations and actions of a dataset, wherever it lives.
 
     Raises:
         ValueError: it is not.
     """
-    if (dataset.obs_dim, dataset.action_dim) != agent.sizes:
-        raise ValueError(
-            f"dataset: expected observations and actions of {agent.sizes[0]} and {agent.sizes[1]} numbers, as the "
-            f"agent was made for, got {dataset.obs_dim} and {dataset.action_dim}; make the agent of dataset.spaces()"
-        )
+    check_dataset(dataset, agent, str(agent.device))
 
 
 def fit_once(

@@ -100,13 +100,13 @@ def real_rows(share: float, batch_size: int) -> int:
     return int(share * batch_size + 1e-9)
 
 
-def choose(presets: Mapping[str, Mapping[str, Any]], env_id: str, name: str | None, default: Any) -> Any:
+def choose(presets: Mapping[str, Mapping[str, Any]], env_id: str | None, name: str | None, default: Any) -> Any:
     """A preset of an environment by name; the first without one, `default` where the environment has none.
 
     Raises:
         ValueError: there is no preset of that name.
     """
-    known = presets.get(env_id.rpartition(":")[2], {"default": default})
+    known = presets.get((env_id or "").rpartition(":")[2], {"default": default})
     if name is None:
         return next(iter(known.values()))
     if name not in known:

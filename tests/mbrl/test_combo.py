@@ -18,8 +18,8 @@ from mbrl.pipelines.combo_config import PRESETS, COMBOConfig, combo_preset
 from mbrl.seeding import generator
 from planners.rows import leaves, map_rows
 from tests.mbrl.learner_cases import HIGH, LOW, OBS, batch_of, set_constant
+from tests.mbrl.line_cases import line_dataset
 from tests.mbrl.memory import Memory, same
-from tests.mbrl.offline_cases import line_dataset
 
 TINY = COMBOConfig(
     total_updates=24,
