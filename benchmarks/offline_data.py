@@ -40,10 +40,10 @@ DATA: dict[str, Made] = {
     "halfcheetah-replay": Made("HalfCheetah-v5", "medium-replay", None, 40_000),
     "hopper-replay": Made("Hopper-v5", "medium-replay", None, 40_000),
 }
-_LEARNERS: dict[str, dict[str, Any]] = {
-    "Pendulum-v1": {"hidden": (64, 64), "lr": 1e-3},
-    "InvertedPendulum-v5": {"hidden": (64, 64), "lr": 1e-3},
-}
+_SMALL: tuple[dict[str, Any], dict[str, Any]] = ({}, {"hidden": (64, 64), "lr": 1e-3})
+_RUNNER: tuple[dict[str, Any], dict[str, Any]] = ({"initial_steps": 5_000, "checkpoint_every": 10_000}, {})
+SAC = {"Pendulum-v1": _SMALL, "InvertedPendulum-v5": _SMALL, "HalfCheetah-v5": _RUNNER, "Hopper-v5": _RUNNER}
+"""What is changed in SAC's presets: settings of the loop, and of the learner."""
 
 
 def dataset_path(name: str, root: Path) -> Path:
@@ -66,10 +66,9 @@ def _sac(env_id: str, steps: int, root: Path) -> Run:
         run = Run.open(found[-1].parent)
     else:
         config, learner, env_kwargs = ALGORITHMS["sac"].preset(env_id, None)
-        config = replace(config, total_timesteps=steps, checkpoint_every=min(steps, 10_000))
-        if steps > config.initial_steps > steps // 5:
-            config = replace(config, initial_steps=steps // 12)
-        learner = replace(learner, **_LEARNERS.get(env_id, {}))
+        loop, changes = SAC[env_id]
+        config = replace(config, total_timesteps=steps, **{"checkpoint_every": steps, **loop})
+        learner = replace(learner, **changes)
         run = create_agent_run(folder, env_id, "sac", config, learner, seed=0, env_kwargs=env_kwargs)
     train_run(run, progress=False)
     return run
