@@ -42,7 +42,7 @@ _SMALL = COMBOConfig(
     eval_every=1_000,
     checkpoint_every=5_000,
 )
-_SMALL_LEARNER = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, actions=4)
+_SMALL_LEARNER = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, tau=0.02, actions=4)
 
 
 def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
