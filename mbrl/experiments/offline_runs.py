@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from mbrl.data.dataset_checks import check_dataset
 from mbrl.data.dataset_info import DatasetError
 from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
@@ -95,6 +96,7 @@ def create_offline_run(
     """
     path = Path(dataset).resolve()
     data = open_dataset(path)
+    check_dataset(data, allow=("constant", "single"))  # nothing to be proud of, but it can be learned from
     agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
     chosen = _evaluated_in(data, agent, env_id)
     with contextlib.suppress(Ready):

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mbrl.cli import main
@@ -226,6 +227,16 @@ def test_bad_input_gets_one_clear_sentence(
     assert error.startswith("error: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_with_defects_are_refused_with_episode_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pendulum_data()
+    rewards = data.rewards.copy()
+    rewards[50] = np.nan
+    path = save_dataset(replace(data, rewards=rewards), tmp_path / "data.hdf5")
+    assert main(command("iql", path, tmp_path / "runs")) == 2
+    assert "episode 1, row 50" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_that_acts_takes_no_dataset(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
