@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mbrl.data.dataset_checks import says_something
 from mbrl.data.dataset_info import info_from
 from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo
 from mbrl.data.hdf5 import h5, opened, write_sealed
@@ -77,7 +78,7 @@ def write(dataset: Dataset, path: Path) -> Path:
         "terminals": dataset.terminated,
         "timeouts": dataset.truncated,
     }
-    if not np.isnan(dataset.log_probs).all():
+    if says_something(dataset.log_probs):
         arrays[LOG_PROBS] = dataset.log_probs
 
     def fill(file: Any) -> None:

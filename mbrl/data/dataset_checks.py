@@ -42,6 +42,11 @@ def check_dataset(data: "Dataset", *, allow: Collection[Doubt] = ()) -> None:
         raise DatasetError("\n  ".join([f"the dataset can't be used as it is{where}:", *found]))
 
 
+def says_something(log_probs: np.ndarray) -> bool:
+    """Whether log-probabilities are to be kept: float32 NaN throughout is what readers put where there are none."""
+    return log_probs.dtype != np.float32 or not np.isnan(log_probs).all()
+
+
 def _not_finite(data: "Dataset") -> Iterator[str]:
     for name in ("observations", "actions", "rewards"):
         array = getattr(data, name)

@@ -31,7 +31,7 @@ class Dataset:
 
     Raises:
         DatasetError: shapes don't fit each other, there is no row, or an episode goes on behind its end. What else can
-            be wrong with data is looked for by `mbrl.data.check_dataset`.
+            be wrong with data is looked for by `mbrl.data.dataset_checks.check_dataset`.
     """
 
     observations: np.ndarray
@@ -272,7 +272,8 @@ def save_dataset(dataset: Dataset, path: str | Path) -> Path:
 def load_dataset(path: str | Path, *, mapped: bool = False) -> Dataset:
     """Read a dataset: a native file, an HDF5 file in D4RL's layout, or the folder of a Minari dataset.
 
-    The file is only read. What may be wrong with whole data is looked for by `mbrl.data.dataset_checks.check_dataset`.
+    The file is only read. Numbers that are not finite, and actions out of bounds, are errors; for what may be wrong
+    beyond that see `mbrl.data.dataset_checks.check_dataset`, which `mbrl dataset verify` and `import` use.
 
     Args:
         path: file or folder.
@@ -280,7 +281,8 @@ def load_dataset(path: str | Path, *, mapped: bool = False) -> Dataset:
             data that do not fit memory.
 
     Raises:
-        DatasetError: it is missing, damaged, or none of these; or it is to be mapped and not a native file.
+        DatasetError: it is missing, damaged, or none of these, or has such numbers; or it is to be mapped and not a
+            native file.
         ValueError: h5py is not installed.
     """
     from mbrl.data.formats import read

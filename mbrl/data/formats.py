@@ -5,11 +5,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from mbrl.data import d4rl, hdf5, minari_io
+from mbrl.data.dataset_checks import Doubt, check_dataset
 from mbrl.data.datasets import ARRAYS, Dataset, DatasetError, DatasetInfo
 from mbrl.data.probe import probe
 
@@ -49,11 +50,15 @@ def read(path: Path, *, mapped: bool = False) -> Dataset:
     """See `mbrl.data.datasets.load_dataset`."""
     kind = format_of(path)
     if kind == "native":
-        return hdf5.read(path, mapped=mapped)
+        data = hdf5.read(path, mapped=mapped)
+        check_dataset(data, allow=get_args(Doubt))
+        return data
     if mapped:
         raise DatasetError(f"{path}: expected a native file to be mapped; make one with mbrl dataset import")
     first, *others = list(parts_of(path))
-    return first.concatenate(*others) if others else first
+    data = first.concatenate(*others) if others else first
+    check_dataset(data, allow=("constant", "single"))
+    return data
 
 
 def parts_of(path: Path, *, info: DatasetInfo | None = None, drop_ends: bool = False) -> Iterator[Dataset]:

@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from mbrl.data.dataset_checks import says_something
 from mbrl.data.dataset_info import info_from, info_text
 from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo
 from mbrl.data.hdf5 import check_free, digest, h5, opened
@@ -252,7 +253,7 @@ def _describe(storage: Any, info: DatasetInfo, name: str) -> None:
 def _buffers(part: Dataset) -> Iterator[Any]:
     from minari.data_collector import EpisodeBuffer
 
-    known = not np.isnan(part.log_probs).all()
+    known = says_something(part.log_probs)
     for number in range(part.episodes):
         one = part.select([number])
         infos = {LOG_PROBS: np.concatenate([one.log_probs[:1] * np.nan, one.log_probs])} if known else None

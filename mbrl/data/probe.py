@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mbrl.data.dataset_info import DatasetError
 
-SECONDS, PER_SECOND = 30.0, 5_000_000
+SECONDS, PER_SECOND = 20.0, 5_000_000
 """Time that a reading may take, and bytes that are granted another second each."""
 _SCRIPT = """
 import h5py, sys

@@ -1,0 +1,136 @@
+"""What inspection and verification of a dataset say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbrl.cli import main
+from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo, save_dataset
+from mbrl.experiments.collection import collect_dataset
+from mbrl.experiments.dataset_report import inspect_dataset, report
+from mbrl.experiments.dataset_verify import verify_dataset
+from tests.mbrl.dataset_cases import a_dataset
+
+
+def line(*, late: bool = False, episodes: int = 20, steps: int = 10) -> Dataset:
+    """x' = x + a, in one dimension; `late`: actions are stored one row too late."""
+    stream = np.random.default_rng(0)
+    observations, actions = [], []
+    for _ in range(episodes):
+        a = stream.uniform(-1, 1, steps)
+        observations.append(np.cumsum(np.concatenate([[stream.normal()], a])))
+        actions.append(np.roll(a, 1) if late else a)
+    ends = np.arange(episodes * steps) % steps == steps - 1
+    return Dataset(
+        np.concatenate(observations)[:, None],
+        np.concatenate(actions)[:, None],
+        np.arange(episodes * steps, dtype=np.float64),
+        np.zeros_like(ends),
+        ends,
+        np.full(len(ends), np.nan),
+        np.full(episodes, steps),
+        DatasetInfo(action_low=(-1.0,), action_high=(1.0,)),
+    )
+
+
+def test_alignment_tells_shifted_actions() -> None:
+    good = inspect_dataset(line())
+    assert good.fit[0] == pytest.approx(1)
+    assert good.fit[1] < 0.2
+    assert good.warnings == ()
+    assert good.directions == pytest.approx(1)
+    late = inspect_dataset(line(late=True))  # row t has the action of row t - 1
+    assert late.fit[0] < 0.2
+    assert any("shifted" in text for text in inspect_dataset(early()).warnings)
+    assert good.returns.tolist() == line().returns().tolist()
+
+
+def early() -> Dataset:
+    """Actions stored one row too early: row t - 1 has what moved row t."""
+    data = line()
+    return replace(data, actions=np.roll(data.actions.reshape(20, 10), -1, 1).reshape(-1, 1))
+
+
+def test_saturation_duplicates_and_constant_dimensions_are_counted() -> None:
+    data = line(episodes=4)
+    actions = np.clip(data.actions, -1, 0.0)
+    actions[:30] = 1
+    found = inspect_dataset(replace(data, actions=actions))
+    assert found.saturated[0] == pytest.approx((actions <= -0.98).mean() + 0.75, abs=0.001)
+    assert any("at a bound in dimension 0" in text for text in found.warnings)
+    twice = inspect_dataset(data.concatenate(data.select([1])))
+    assert twice.repeated_episodes == 1
+    assert twice.duplicates == pytest.approx(0.2)
+    flat = inspect_dataset(replace(data, observations=np.ones_like(data.observations)))
+    assert flat.constant == (0,)
+
+
+def test_a_time_limit_stored_as_an_end_is_noticed() -> None:
+    data = line(episodes=3)
+    wrong = replace(data, terminated=data.truncated, truncated=np.zeros_like(data.truncated))
+    assert inspect_dataset(data).terminated_at_limit == 0
+    assert inspect_dataset(wrong).terminated_at_limit == 3
+    assert "is a time limit stored as an end?" in report(wrong, inspect_dataset(wrong))
+
+
+def test_the_command_shows_text_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_dataset(a_dataset(), tmp_path / "walk.hdf5")
+    assert main(["dataset", "inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "rows: 12 in 3 episodes; observations: 3, actions: 2 continuous" in text
+    assert "ends: 1 episodes terminated, 2 were cut" in text
+    assert "known of 67 % of actions" in text
+    assert (tmp_path / "walk.hdf5.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "Hopper-v5", "CartPole-v1"])
+def test_task_functions_agree_with_what_was_collected(env_id: str) -> None:
+    data = collect_dataset("random", env_id=env_id, steps=200)
+    done = verify_dataset(data)
+    assert done.rows == 200
+    assert done.termination
+    single = replace(data, observations=data.observations.astype(np.float32))
+    assert verify_dataset(single).rows == 200
+    if not done.reward:
+        return
+    rewards = data.rewards.copy()
+    rewards[123] += 1
+    with pytest.raises(DatasetError, match=r"episode \d+, row 123 \(step .*reward disagrees"):
+        verify_dataset(replace(data, rewards=rewards))
+
+
+def test_ends_that_the_task_does_not_know_are_refused() -> None:
+    data = collect_dataset("random", env_id="InvertedPendulum-v5", steps=60)
+    row = int(data.ends[2])
+    hidden = data.terminated.copy()
+    hidden[row] = False
+    with pytest.raises(DatasetError, match=rf"episode 2, row {row} .* terminated disagrees"):
+        verify_dataset(replace(data, terminated=hidden, truncated=data.truncated | (np.arange(60) == row)))
+
+
+def test_another_environment_is_refused() -> None:
+    data = collect_dataset("random", env_id="InvertedPendulum-v5", steps=30)
+    with pytest.raises(DatasetError, match="expected 11 numbers, as Hopper-v5 has, got 4: the dataset is of another"):
+        verify_dataset(data, env_id="Hopper-v5")
+    with pytest.raises(DatasetError, match="expected whole numbers below 2, as CartPole-v1 has"):
+        verify_dataset(data, env_id="CartPole-v1")
+    with pytest.raises(ValueError, match="the dataset does not name its environment"):
+        verify_dataset(replace(data, info=DatasetInfo()))
+
+
+def test_a_missing_termination_is_a_warning_that_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = collect_dataset("random", env_id="MountainCar-v0", steps=40).concatenate(
+        collect_dataset("random", env_id="MountainCar-v0", steps=40, seed=5)
+    )
+    ended = data.terminated.copy()
+    ended[-1] = True
+    path = save_dataset(replace(data, terminated=ended), tmp_path / "car.hdf5")
+    assert main(["dataset", "verify", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "no defects in 80 rows of 2 episodes" in text
+    assert "below 7 of 100" in text
+    assert "LearnedTermination" in text
