@@ -72,7 +72,8 @@ _SMALL = OfflineConfig(total_updates=10_000, log_every=500, eval_every=1_000, ch
 _NETWORKS: dict[str, Any] = {"hidden": (64, 64), "lr": 1e-3}
 SMALL: dict[str, OfflinePreset] = {
     "bc": OfflinePreset(_SMALL, BehaviorCloningConfig(**_NETWORKS)),
-    "td3bc": OfflinePreset(_SMALL, TD3BCConfig(**_NETWORKS)),
+    # Values of these tasks are large beside their differences, so that with 2.5 the actor would clone.
+    "td3bc": OfflinePreset(_SMALL, TD3BCConfig(**_NETWORKS, alpha=20.0, tau=0.01)),
     "cql": OfflinePreset(_SMALL, CQLConfig(**_NETWORKS, actor_lr=1e-3)),
     "iql": OfflinePreset(replace(_SMALL, normalize_rewards=True), IQLConfig(**_NETWORKS)),
     "awac": OfflinePreset(replace(_SMALL, normalize_rewards=True), AWACConfig(**_NETWORKS)),
