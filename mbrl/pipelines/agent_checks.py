@@ -81,7 +81,7 @@ def arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
     return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())
 
 
-def check_dataset(dataset: Dataset, agent: Agent, device: str) -> None:
+def check_data_match(dataset: Dataset, agent: Agent, device: str) -> None:
     """Check that an agent is for a dataset's observations and actions, and lives where training is to be.
 
     Raises:

@@ -19,7 +19,7 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.datasets import Dataset, dataset_buffer
 from mbrl.models.ensemble_dynamics import Penalty
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
-from mbrl.pipelines.agent_checks import check_dataset
+from mbrl.pipelines.agent_checks import check_data_match
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.imagined import Adjust, Imagined
@@ -110,7 +110,7 @@ class ModelTraining:
         evaluate: Evaluate | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        check_dataset(dataset, agent, config.device)
+        check_data_match(dataset, agent, config.device)
         recorder = recorder or NullRecorder()
         self.dataset, self.agent, self.config = dataset, agent, config
         self.count = Counters(updates=agent.updates)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.datasets import Dataset, dataset_buffer
-from mbrl.pipelines.agent_checks import check_dataset
+from mbrl.pipelines.agent_checks import check_data_match
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.offline_config import OfflineConfig
@@ -63,7 +63,7 @@ def train_offline(
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full.
     """
-    check_dataset(dataset, agent, config.device)
+    check_data_match(dataset, agent, config.device)
     recorder, count = recorder or NullRecorder(), Counters(updates=agent.updates)
     with memory_explained({"dataset": buffer_bytes(len(dataset), *agent.sizes, dtype=agent.learner.dtype)}):
         buffer = dataset_buffer(dataset, device=agent.device, dtype=agent.learner.dtype)

@@ -19,7 +19,7 @@ from mbrl.learners import files
 from mbrl.models.ensemble_dynamics import Penalty
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty, penalty_function
-from mbrl.pipelines.agent_checks import check_dataset
+from mbrl.pipelines.agent_checks import check_data_match
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.learned_model import LearnedModel
@@ -100,7 +100,7 @@ def learned_model(
     Raises:
         ValueError: the agent is for other observations or actions, or the data disagree with rewards or ends.
     """
-    check_dataset(dataset, agent, config.device)
+    check_data_match(dataset, agent, config.device)
     info = dataset.info
     known = task_of(info.env_id, info.env_kwargs) if info.env_id else None
     settings: Any = config
@@ -120,7 +120,7 @@ def check_sizes(dataset: Dataset, agent: Agent) -> None:
     Raises:
         ValueError: it is not.
     """
-    check_dataset(dataset, agent, str(agent.device))
+    check_data_match(dataset, agent, str(agent.device))
 
 
 def fit_once(
