@@ -272,7 +272,8 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; `mbrl resume RUN` goes on from the newest checkpoint, or from the start", file=sys.stderr)
+        resume_it = "`mbrl resume RUN` goes on from the newest checkpoint, or from the start"
+        print(f"stopped; {resume_it if prog == 'mbrl' else 'nothing was written'}", file=sys.stderr)
         return 130
 
 

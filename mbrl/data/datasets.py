@@ -31,7 +31,7 @@ class Dataset:
 
     Raises:
         DatasetError: shapes don't fit each other, there is no row, or an episode goes on behind its end. What else can
-            be wrong with data is looked for by `mbrl.data.dataset_checks.check_dataset`.
+            be wrong with data is looked for by `mbrl.data.check_dataset`.
     """
 
     observations: np.ndarray
@@ -273,7 +273,7 @@ def load_dataset(path: str | Path, *, mapped: bool = False) -> Dataset:
     """Read a dataset: a native file, an HDF5 file in D4RL's layout, or the folder of a Minari dataset.
 
     The file is only read. Numbers that are not finite, and actions out of bounds, are errors; for what may be wrong
-    beyond that see `mbrl.data.dataset_checks.check_dataset`, which `mbrl dataset verify` and `import` use.
+    beyond that see `mbrl.data.check_dataset`, which `mbrl dataset verify` and `import` use.
 
     Args:
         path: file or folder.

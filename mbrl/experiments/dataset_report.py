@@ -31,8 +31,8 @@ class Inspection:
     """Episodes that terminated at the greatest length of all, if that is more than one and none was cut there: a time
     limit that was stored as an end looks like that."""
     fit: tuple[float, float]
-    """Share of the variance of changes that is linear in (obs, action): with each row's action, and with the action of
-    the row before."""
+    """Share of the variance of changes that is linear in (obs, action): with each row's action, and with that of the
+    row before or behind it, whichever is more. NaN where there are too few rows."""
     saturated: np.ndarray
     """[act] share of actions at a bound; empty where bounds are not known."""
     directions: float
@@ -89,7 +89,7 @@ def report(data: Dataset, found: Inspection) -> str:
         f"episode lengths: {found.lengths[0]} to {found.lengths[2]}, median {found.lengths[1]:g}",
         f"ends: {found.terminated} episodes terminated, {found.truncated} were cut (time limit, or collection stopped)",
         f"alignment: {found.fit[0]:.2f} of the changes are linear in (obs, action), {found.fit[1]:.2f} with the action "
-        "of the row before",
+        "of a neighbouring row",
         f"coverage: observations vary in {found.directions:.1f} of {data.obs_dim} directions",
         f"duplicates: {100 * found.duplicates:.1f} % of rows, {found.repeated_episodes} whole episodes",
         f"log-probabilities: known of {100 * found.known_log_probs:.0f} % of actions",
@@ -149,15 +149,16 @@ def _sample(data: Dataset) -> Dataset:
 
 
 def _alignment(data: Dataset) -> tuple[float, float]:
-    """R^2 of changes on (obs, action), with the rows' own actions and with those of the rows before."""
+    """R^2 of changes on (obs, action), with the rows' own actions, and with those of their better neighbours."""
     first = data.ends - data.lengths + 1
-    rows = np.delete(np.arange(len(data)), first)
+    rows = np.delete(np.arange(len(data)), np.concatenate([first, data.ends]))
     if len(rows) < 10:
         return float("nan"), float("nan")
     at = rows + np.searchsorted(data.ends, rows)
     obs = _standard(data.observations)
     change = _standard(data.observations[at + 1].astype(np.float64) - data.observations[at])
-    return _explained(obs[at], _columns(data, rows), change), _explained(obs[at], _columns(data, rows - 1), change)
+    own, before, behind = (_explained(obs[at], _columns(data, rows + shift), change) for shift in (0, -1, 1))
+    return own, max(before, behind)
 
 
 def _columns(data: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -219,7 +220,7 @@ def _repeated(data: Dataset) -> int:
 def _warnings(found: Inspection) -> tuple[str, ...]:
     texts = []
     if found.fit[1] > found.fit[0] + 0.05:
-        texts.append("actions explain the changes better one row later: are they shifted by one?")
+        texts.append("the actions of neighbouring rows explain the changes better: are actions shifted by one?")
     if found.terminated_at_limit:
         texts.append(
             f"{found.terminated_at_limit} episodes terminated at the same, greatest length {found.lengths[2]}: is a "

@@ -41,9 +41,11 @@ def test_alignment_tells_shifted_actions() -> None:
     assert good.fit[1] < 0.2
     assert good.warnings == ()
     assert good.directions == pytest.approx(1)
-    late = inspect_dataset(line(late=True))  # row t has the action of row t - 1
-    assert late.fit[0] < 0.2
-    assert any("shifted" in text for text in inspect_dataset(early()).warnings)
+    for wrong in (line(late=True), early()):
+        found = inspect_dataset(wrong)
+        assert found.fit[0] < 0.2
+        assert found.fit[1] == pytest.approx(1)
+        assert any("shifted by one" in text for text in found.warnings)
     assert good.returns.tolist() == line().returns().tolist()
 
 
