@@ -7,14 +7,18 @@ import pytest
 import torch
 
 from mbrl.learners import fast
+from mbrl.learners.awac import AWACConfig, AWACLearner
 from mbrl.learners.behavior_cloning import BehaviorCloningLearner
+from mbrl.learners.cql import CQLConfig, CQLLearner
 from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
 from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
 from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.fast import GraphedUpdates, ParityError, blocks, check_parity, compiled, unpack
+from mbrl.learners.iql import IQLConfig, IQLLearner
 from mbrl.learners.networks import polyak_update
 from mbrl.learners.sac import DROQ, REDQ, SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
+from mbrl.learners.td3_bc import TD3BCConfig, TD3BCLearner
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
 from planners.rows import leaves, map_rows
@@ -29,6 +33,10 @@ LEARNERS = {
     "ddpg": (DDPGLearner, DDPGConfig(), BOUNDS),
     "dqn": (DQNLearner, DQNConfig(), (OBS, ACT)),
     "discrete_sac": (DiscreteSACLearner, DiscreteSACConfig(), (OBS, ACT)),
+    "td3_bc": (TD3BCLearner, TD3BCConfig(), BOUNDS),
+    "cql": (CQLLearner, CQLConfig(actions=3, threshold=1.0), BOUNDS),
+    "iql": (IQLLearner, IQLConfig(), BOUNDS),
+    "awac": (AWACLearner, AWACConfig(), BOUNDS),
 }
 EACH = pytest.mark.parametrize("kind", LEARNERS)
 
