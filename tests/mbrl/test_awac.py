@@ -33,6 +33,17 @@ def test_the_critics_loss_of_constant_networks():
     assert metrics["train/critic_loss"].item() == pytest.approx(expected.item())
 
 
+def test_the_critics_bootstrap_from_the_policys_actions_at_the_next_state():
+    made, batch = learner(), batch_of()
+    state, noise = made.init([generator(0)]), made.noise(8, [generator(7)])
+    unit = (batch.action + 0.5) / 1.5
+    action = bounded_gaussian(mlp(state.actor, batch.next_obs), state.log_std, noise.next_action)
+    value = mlp(state.targets, torch.cat([batch.next_obs, action], -1))[..., 0].amin(1)
+    q = mlp(state.critics, torch.cat([batch.obs, unit], -1))[..., 0]
+    loss = (q - (batch.reward + 0.9 * value)[:, None]).square().mean(-1).sum(1)
+    torch.testing.assert_close(made.critic_gradients(state, batch, noise)[1]["train/critic_loss"], loss)
+
+
 def test_the_actors_weights_compare_the_datas_actions_with_the_policys():
     made, batch = learner(temperature=2.0), batch_of()
     state, noise = made.init([generator(0)]), made.noise(8, [generator(7)])

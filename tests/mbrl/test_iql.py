@@ -73,6 +73,18 @@ def test_losses_of_constant_networks():
     assert metrics["train/weights_cut"].item() == 0
 
 
+def test_critics_bootstrap_from_the_next_state_and_the_value_looks_at_this_one():
+    made, batch = learner(), batch_of()
+    state = made.init([generator(0)])
+    unit = (batch.action + 0.5) / 1.5
+    q, q_target = (mlp(x, torch.cat([batch.obs, unit], -1))[..., 0] for x in (state.critics, state.targets))
+    target = batch.reward + 0.9 * mlp(state.value, batch.next_obs)[..., 0]
+    loss = (q - target[:, None]).square().mean(-1).sum(1)
+    torch.testing.assert_close(made.critic_gradients(state, batch)[1]["train/critic_loss"], loss)
+    loss = expectile_loss(q_target.amin(1), mlp(state.value, batch.obs)[..., 0], 0.7)
+    torch.testing.assert_close(made.value_gradients(state, batch)[1]["train/value_loss"], loss)
+
+
 def test_nothing_is_bootstrapped_behind_an_end():
     made, batch = learner(), batch_of(discount=torch.zeros(1, 8, dtype=torch.float64))
     state = made.init([generator(0)])

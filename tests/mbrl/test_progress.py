@@ -26,6 +26,17 @@ def test_a_terminal_gets_a_bar_with_the_return() -> None:
     assert "return=12.3" in last
 
 
+def test_updates_are_counted_as_such_and_shown_with_evaluations() -> None:
+    terminal = Terminal()
+    with Progress(1000, unit="update", file=terminal) as bar:
+        bar.advance(400)
+        bar.show({"eval/mean_reward": -3.21})
+        bar.advance(500)
+    last = terminal.getvalue().split("\r")[-1]
+    assert "return=-3.2" in last
+    assert "update" in last
+
+
 def test_a_file_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     file = io.StringIO()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mbrl.experiments.provenance import seal, unseal
-from mbrl.experiments.run import STEP, Run, _complete, _end, read_metrics
+from mbrl.experiments.run import STEP, UPDATE, X_AXIS, Run, _complete, _end, read_metrics
 
 
 @pytest.fixture
@@ -183,3 +183,15 @@ def test_tensorboard_shows_the_same_numbers(tmp_path: Path) -> None:
     shown = events.EventAccumulator(str(run.path / "tensorboard"))
     shown.Reload()
     assert [(event.step, event.value) for event in shown.Scalars("rollout/ep_rew_mean")] == [(10, 1.5), (20, 2.5)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_takes_the_x_axis_of_runs_without_real_steps(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = Run.create(tmp_path, "E-v0", "a", 0, {X_AXIS: UPDATE}, tensorboard=True)
+    assert (run.x, Run.open(run.path).x) == (UPDATE, UPDATE)
+    run.log({STEP: 0, UPDATE: 300, "eval/mean_reward": 1.5})
+    run.close()
+    shown = events.EventAccumulator(str(run.path / "tensorboard"))
+    shown.Reload()
+    assert [(event.step, event.value) for event in shown.Scalars("eval/mean_reward")] == [(300, 1.5)]
