@@ -28,6 +28,7 @@ class COMBO(Agent):
     """What `train_combo` trains: a stochastic policy with conservative critics."""
 
     learner_type, config_type = COMBOLearner, COMBOLearnerConfig
+    instead = "offline learners for discrete actions are not part of the library"
 
 
 def train_combo(
