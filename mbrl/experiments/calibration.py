@@ -1,10 +1,13 @@
 """How well a penalty tells where a model is wrong: rank correlation, reliability curve, and a weight.
 
 A policy is rolled out in the model from states of the data. Each transition on the way, (s_k, a_k), is taken once more
-in MuJoCo (or by the task's formula), set to s_k: the true error of step k is the distance of where that leads from the
-mean of what the elites predict, a root mean square over the observation in units of the standard deviation of its
-changes in the data. Where no true model is there, the actions of episodes of the data are given to the model instead,
-and the error of step k is how far it has come from the recorded observation; the penalties of the steps add up.
+in MuJoCo (or by the task's formula), set to s_k. The true error of step k is the distance of where that leads from the
+states that the rollout reaches: the root mean square over what it may draw, elites and their noise, which is the
+2-Wasserstein distance of the prediction from the truth; and over the observation, in units of the standard deviation
+of its changes in the data. The error of the elites' mean, without noise and disagreement, is reported beside it.
+
+Where no true model is there, the actions of episodes of the data are given to the model instead, and the error of step
+k is how far it has come from the recorded observation; the penalties of the steps add up.
 
 A weight that covers the error: MOPO's bound holds where, over the states that the policy reaches in the model,
 
@@ -21,7 +24,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -29,8 +31,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from mbrl.data.datasets import Dataset
-from mbrl.envs.make import make_env
-from mbrl.envs.tasks import task, true_model
+from mbrl.experiments.replay import Replay
 from mbrl.models.ensemble_dynamics import EnsembleDynamics, Penalty
 from mbrl.rollout import Act, rollout
 from mbrl.seeding import generator
@@ -38,19 +39,6 @@ from mbrl.seeding import generator
 Value = Callable[[Tensor], Tensor]
 """`value(obs)` -> [rows], of the policy."""
 BINS = 10
-_WITHOUT_X = "exclude_current_positions_from_observation"
-
-
-class Truth(NamedTuple):
-    """Where transitions really lead."""
-
-    next_obs: Float[Tensor, "rows obs"]
-    known: Bool[Tensor, "rows"]
-    """False: the true model can't be set to the state, or diverged."""
-
-
-Replay = Callable[[Tensor, Tensor], Truth]
-"""`replay(obs, action)`."""
 
 
 class Curve(NamedTuple):
@@ -58,8 +46,10 @@ class Curve(NamedTuple):
 
     spearman: float
     """Rank correlation with the true error over all steps together; NaN where either does not vary."""
+    of_mean: float
+    """Rank correlation with the error of the elites' mean."""
     by_step: tuple[float, ...]
-    """The same of each step."""
+    """Rank correlation with the true error of each step."""
     penalty: np.ndarray
     """[bins] mean in bins of equally many transitions, by penalty."""
     error: np.ndarray
@@ -86,18 +76,20 @@ class Calibration:
 
     def __str__(self) -> str:
         steps = range(1, len(self.mean_error) + 1)
+        left = f" ({self.unknown} left out)" if self.unknown else ""
         lines = [
-            f"penalty calibration: {self.rows} transitions, {self.source}"
-            + (f" ({self.unknown} left out)" if self.unknown else ""),
-            f"  {'':14}{'rank corr.':>10}  by step " + "".join(f"{k:>7}" for k in steps) + "   weight  covers",
+            f"penalty calibration: {self.rows} transitions, {self.source}{left}",
+            f"  {'rank correlation':22}{'of steps':>10}" + "".join(f"{k:>7}" for k in steps),
+            f"  {'with the true error:':22}{'all':>10}{'':{7 * len(self.mean_error)}}  of mean   weight  covers",
         ]
         for name, curve in self.curves.items():
             each = "".join(f"{x:7.2f}" for x in curve.by_step)
-            lines.append(f"  {name:14}{curve.spearman:10.2f}{'':10}{each}{curve.weight:9.3g}{curve.covered:8.0%}")
-        lines.append(f"  {'true error':14}{'':20}" + "".join(f"{x:7.2f}" for x in self.mean_error))
+            rest = f"{curve.of_mean:9.2f}{curve.weight:9.3g}{curve.covered:8.0%}"
+            lines.append(f"  {name:22}{curve.spearman:10.2f}{each}{rest}")
+        lines.append(f"  {'mean true error':32}" + "".join(f"{x:7.2f}" for x in self.mean_error))
         for name, curve in self.curves.items():
-            lines.append(f"  {name} by tenths: " + " ".join(f"{x:.3g}" for x in curve.penalty))
-            lines.append(f"  {'its error':>{len(name)}}            " + " ".join(f"{x:.3g}" for x in curve.error))
+            lines.append(f"  {name + ', by tenths':26}" + "".join(f"{x:9.3g}" for x in curve.penalty))
+            lines.append(f"  {'its true error':26}" + "".join(f"{x:9.3g}" for x in curve.error))
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:
@@ -154,52 +146,14 @@ def calibrate(
     gap = None
     if value is not None:
         gap = discount * (value(found.predicted[kept]) - value(found.true[kept])).abs().double().cpu().numpy()
-    error, step = found.error[kept].numpy(), found.step[kept].numpy()
+    error, of_mean, step = (x[kept].numpy() for x in (found.error, found.of_mean, found.step))
     curves = {
-        name: _curve(penalty[kept].double().cpu().numpy(), error, step, gap)
+        name: _curve(penalty[kept].double().cpu().numpy(), error, of_mean, step, gap)
         for name, penalty in found.penalties.items()
     }
     means = tuple(float(error[step == k].mean()) if (step == k).any() else float("nan") for k in range(steps))
     source = "replayed in the true model" if replay is not None else "against the data, open loop"
     return Calibration(curves, source, rows, int((~kept).sum()), means)
-
-
-def true_replay(env: gym.Env) -> Replay | None:
-    """The true model of an environment whose observations determine its state; None where there is none.
-
-    A position along an endless floor, which observations of HalfCheetah-v5 and others leave out, is set to 0: nothing
-    depends on it. Observations of Hopper and Walker2d that touch the limit of their velocities are not known.
-    """
-    known = task(env)
-    if known is None:
-        return None
-    left_out = 0
-    if known.physics is not None and known.physics.state_from_obs is None:
-        assert env.spec is not None
-        options = {k: v for k, v in env.spec.kwargs.items() if k != "render_mode"}
-        try:
-            env = make_env(env.spec.id, as_registered=True, **{**options, _WITHOUT_X: False})
-        except TypeError:  # there is no such option
-            return None
-        shown = task(env)
-        if shown is None or shown.physics is None or shown.physics.state_from_obs is None:
-            return None
-        left_out = len(shown.ignored_inputs)
-    model: Any = true_model(env)
-
-    def replay(obs: Tensor, action: Tensor) -> Truth:
-        obs, action = obs.double().cpu(), action.cpu()
-        action = action.double() if action.is_floating_point() else action
-        full = torch.cat([obs.new_zeros(len(obs), left_out), obs], 1)
-        known = _determined(model, full)
-        next_obs = obs.clone()
-        if bool(known.any()):
-            _, step = model.step(model.reset(full[known]), action[known])
-            fine = step.reward.isfinite() & step.obs.isfinite().all(1)
-            next_obs[known], known[known.clone()] = step.obs[:, left_out:].double(), fine
-        return Truth(next_obs, known)
-
-    return replay
 
 
 class _Found(NamedTuple):
@@ -210,6 +164,7 @@ class _Found(NamedTuple):
     predicted: Tensor
     true: Tensor
     error: Float[Tensor, "rows"]
+    of_mean: Float[Tensor, "rows"]
     known: Bool[Tensor, "rows"]
 
 
@@ -233,10 +188,13 @@ def _replayed(
     obs, action = (x.flatten(0, 1)[alive] for x in (made.batch.obs, made.batch.action))
     step = torch.arange(steps, device=obs.device)[:, None].expand(steps, starts).flatten()[alive]
     prediction = ensemble.predict(obs, action)
-    predicted = obs + prediction.mean[ensemble.elites, :, : ensemble.obs_dim].mean(0)
+    mean, std = (x[ensemble.elites, :, : ensemble.obs_dim] for x in prediction)
     true, known = replay(obs, action)
-    own = {name: penalty(prediction) for name, penalty in penalties.items()}
-    return _Found(step.cpu(), _to_cpu(own), predicted, true.to(predicted), _error(dynamics, predicted, true), known)
+    true = true.to(obs)
+    error = _error(dynamics, ((obs + mean - true).square() + std.square()).mean(0).sqrt())
+    own = {name: penalty(prediction).cpu() for name, penalty in penalties.items()}
+    predicted = obs + mean.mean(0)
+    return _Found(step.cpu(), own, predicted, true, error, _error(dynamics, predicted - true), known)
 
 
 def _open_loop(
@@ -266,47 +224,23 @@ def _open_loop(
         state, reached = dynamics.step(state, action, generator=g)
         total = {name: total[name] + penalty(prediction).cpu() for name, penalty in penalties.items()}
         true = rows.next_obs[first + k]
-        error = _error(dynamics, reached.obs, true)
-        parts.append(_Found(torch.full((starts,), k), total, reached.obs, true, error, error.isfinite()))
+        error = _error(dynamics, reached.obs - true)
+        parts.append(_Found(torch.full((starts,), k), total, reached.obs, true, error, error, error.isfinite()))
     columns = {name: torch.cat([part.penalties[name] for part in parts]) for name in penalties}
-    step, predicted, true, error, known = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("step", "predicted", "true", "error", "known")
-    )
-    return _Found(step, columns, predicted, true, error, known)
+    names = ("predicted", "true", "error", "of_mean", "known")
+    rest = (torch.cat([getattr(part, name) for part in parts]) for name in names)
+    return _Found(torch.cat([part.step for part in parts]), columns, *rest)
 
 
-def _error(dynamics: EnsembleDynamics, predicted: Tensor, true: Tensor) -> Float[Tensor, "rows"]:
-    """On the CPU, in standard deviations of the observation's changes."""
+def _error(dynamics: EnsembleDynamics, difference: Tensor) -> Float[Tensor, "rows"]:
+    """Root mean squares, on the CPU, in standard deviations of the observation's changes."""
     scale = dynamics.ensemble.targets.std[: dynamics.ensemble.obs_dim]
-    return ((predicted - true.to(predicted)) / scale).square().mean(-1).sqrt().double().cpu()
+    return (difference / scale).square().mean(-1).sqrt().double().cpu()
 
 
-def _to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: x.cpu() for name, x in tensors.items()}
-
-
-def _determined(model: Any, obs: Tensor) -> Bool[Tensor, "rows"]:
-    """Which rows the model can be set to."""
-    finite = obs.isfinite().all(1)
-    read = getattr(model, "state_from_obs", None)
-    if read is None:  # a formula of observations
-        return finite
-    try:
-        read(obs[finite])
-        return finite
-    except ValueError:  # of one row at least
-        return finite & torch.tensor([bool(finite[i]) and _reads(read, obs[i : i + 1]) for i in range(len(obs))])
-
-
-def _reads(read: Callable[[Tensor], Any], obs: Tensor) -> bool:
-    try:
-        read(obs)
-    except ValueError:
-        return False
-    return True
-
-
-def _curve(penalty: np.ndarray, error: np.ndarray, step: np.ndarray, gap: np.ndarray | None) -> Curve:
+def _curve(
+    penalty: np.ndarray, error: np.ndarray, of_mean: np.ndarray, step: np.ndarray, gap: np.ndarray | None
+) -> Curve:
     groups = np.array_split(np.argsort(penalty, kind="stable"), BINS)
     weight = covered = float("nan")
     if gap is not None and penalty.sum() > 0:
@@ -315,6 +249,7 @@ def _curve(penalty: np.ndarray, error: np.ndarray, step: np.ndarray, gap: np.nda
     steps = tuple(_spearman(penalty[step == k], error[step == k]) for k in range(int(step.max()) + 1))
     return Curve(
         _spearman(penalty, error),
+        _spearman(penalty, of_mean),
         steps,
         np.array([penalty[g].mean() for g in groups]),
         np.array([error[g].mean() for g in groups]),

@@ -12,7 +12,7 @@ import numpy as np
 
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import environment, load_agent
-from mbrl.experiments.calibration import Calibration, calibrate, true_replay
+from mbrl.experiments.calibration import Calibration, calibrate
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
 from mbrl.experiments.offline_runs import OFFLINE, offline_settings, open_dataset
@@ -26,6 +26,7 @@ from mbrl.experiments.ope import (
     fit_critics,
     write_report,
 )
+from mbrl.experiments.replay import true_replay
 from mbrl.experiments.run import Run
 from mbrl.models.ensemble_dynamics import Penalty
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, penalty_function

@@ -8,7 +8,8 @@ import torch
 from mbrl.data.collect import RandomPolicy, collect
 from mbrl.data.datasets import Dataset, DatasetInfo, from_buffer
 from mbrl.envs.make import make_env
-from mbrl.experiments.calibration import Calibration, Truth, calibrate, true_replay
+from mbrl.experiments.calibration import Calibration, calibrate
+from mbrl.experiments.replay import Truth, true_replay
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.fit import fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
@@ -43,7 +44,7 @@ def line(rows: int = 60, episodes: int = 4) -> Dataset:
 
 
 def still(obs, action):
-    """A world in which nothing ever moves: the true error is what the model's mean moves by."""
+    """A world in which nothing ever moves: the true error is what the model moves by."""
     return Truth(obs, torch.ones(len(obs), dtype=torch.bool))
 
 
@@ -52,11 +53,13 @@ def no_action(obs, g):
 
 
 def moved(prediction):
-    return prediction.mean.mean(0).square().mean(-1).sqrt()
+    """The root mean square of a draw, over members, noise and the two numbers of an observation."""
+    return (prediction.mean.square() + prediction.std.square()).mean((0, 2)).sqrt()
 
 
 PENALTIES = {
     "exact": moved,
+    "mean": lambda p: p.mean.mean(0).square().mean(-1).sqrt(),
     "inverse": lambda p: 10 - moved(p),
     "constant": lambda p: torch.ones_like(moved(p)),
 }
@@ -72,6 +75,8 @@ def test_a_penalty_that_is_the_error_ranks_perfectly():
     assert made.curves["exact"].by_step == pytest.approx([1] * 5)
     assert made.curves["exact"].error == pytest.approx(made.curves["exact"].penalty)
     assert (np.diff(made.curves["exact"].error) > 0).all()
+    assert made.curves["mean"].of_mean == pytest.approx(1)
+    assert made.curves["exact"].of_mean < 0.999
     assert made.curves["inverse"].spearman == pytest.approx(-1)
     assert np.isnan(made.curves["constant"].spearman)
     assert (made.rows, made.unknown) == (250, 0)
