@@ -32,8 +32,8 @@ class Made(NamedTuple):
 DATA: dict[str, Made] = {
     "pendulum-random": Made("Pendulum-v1", "random", 5_000),
     "pendulum-replay": Made("Pendulum-v1", "medium-replay", None, 5_000),
-    # A policy that is half way, with little noise: five episodes, most of what can be done is not in them.
-    "pendulum-narrow": Made("Pendulum-v1", "medium", 1_000, 3_000, noise=0.1),
+    # A policy that is half way, with little noise: eight episodes, most of what can be done is not in them.
+    "pendulum-narrow": Made("Pendulum-v1", "medium", 1_600, 3_000, noise=0.1),
     "inverted-random": Made("InvertedPendulum-v5", "random", 5_000),
     "inverted-replay": Made("InvertedPendulum-v5", "medium-replay", None, 4_000),
     "inverted-narrow": Made("InvertedPendulum-v5", "medium", 2_000, 4_000, noise=0.02),
