@@ -42,7 +42,7 @@ _TENTH = {
 # With a lr of 1e-3, targets that follow faster let values of states that rollouts only ever end in run away.
 _SLOW_TARGETS = {"pendulum": {"tau": 0.005}, "inverted": {"tau": 0.005}}
 LOOPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "pendulum": (_SMALL, _LONG),
+    "pendulum": ({**_SMALL, "total_updates": 8_000, "log_every": 400, "eval_every": 400}, _LONG),
     "inverted": (_SMALL, {}),
     "halfcheetah": (_TENTH, {"checkpoint_model_buffer": False}),
     "hopper": (_TENTH, {"checkpoint_model_buffer": False}),
