@@ -59,7 +59,7 @@ _SMALL = MOBILEConfig(
     eval_every=1_000,
     checkpoint_every=5_000,
 )
-_SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02)
+_SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0)
 
 
 def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:
