@@ -54,6 +54,7 @@ def test_what_a_buffer_holds_comes_back_by_episode() -> None:
     ends = torch.from_numpy(data.ends)
     assert (batch.terminated | batch.truncated)[ends].all()
     assert (batch.terminated | batch.truncated).sum() == data.episodes
+    assert not (batch.terminated & batch.truncated).any()
     assert len(dataset_buffer(data, capacity=120)) == 100
 
 
