@@ -135,7 +135,12 @@ def fqe_estimate(fitted: FittedQ, config: OPEConfig) -> Estimate:
     members = fitted.initial.numpy()
     wide = _student(len(members), config) * float(members.std(ddof=1))
     value, note = float(members.mean()), ""
-    if len(fitted.history) > 1:
+    spread = (
+        fitted.config.updates * fitted.config.tau * (1 - config.discount)
+    )  # how far values have come along episodes
+    if spread < 3:
+        note = f"too few updates, {fitted.config.updates}, for this discount: take {3 / spread:.0f} times as many"
+    elif len(fitted.history) > 1:
         moved = float((fitted.history[-1] - fitted.history[-2]).mean())
         if abs(moved) > max(wide, 0.02 * abs(value)):
             note = f"still moving, by {moved:.2g} in the last tenth of the updates: fit longer"

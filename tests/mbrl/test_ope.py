@@ -41,6 +41,7 @@ def test_unknown_behaviour_leaves_the_other_estimates():
     dataset = data_of(40, 0)
     unknown = type(dataset)(**{**vars(dataset), "log_probs": dataset.log_probs * np.nan})
     found = evaluate_policy(unknown, Table(), OPEConfig(discount=0.9, fqe=FQEConfig((), updates=5, members=2)))
+    assert "too few updates, 5, for this discount: take 120 times as many" in found[1].note
     assert [one.name for one in found] == ["data", "fqe", "importance sampling"]
     assert math.isnan(found[-1].value)
     assert "got nan in episode 0, row 0" in str(found[-1])
@@ -80,6 +81,10 @@ def test_a_models_value_is_that_of_each_elite_for_the_whole_episode():
     assert made.members.tolist() == pytest.approx([1.75, 3.5, 5.25])
     assert made.starts.numpy() == pytest.approx([3.5] * 700)
     assert made.lost == 0
+    own = EnsembleDynamics(dynamics.ensemble, reward=lambda obs, action, next_obs: obs[:, 0])
+    starts = torch.arange(5, dtype=torch.float64)[:, None]
+    told = model_value(own, Still(), starts, horizon=3, discount=0.5, reward_range=(0.0, 9.0), generator=generator(0))
+    assert told.starts.numpy() == pytest.approx(1.75 * np.arange(5))
     loose, one = EnsembleDynamics(dynamics.ensemble, propagation="ts1"), torch.zeros(1, 1)
     with pytest.raises(ValueError, match="dynamics: expected propagation 'ts_inf'"):
         model_value(loose, Still(), one, horizon=1, discount=0.5, reward_range=(0, 1), generator=generator(0))
