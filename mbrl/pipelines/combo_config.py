@@ -37,6 +37,7 @@ _SMALL = COMBOConfig(
     members=5,
     elites=4,
     model_hidden=(128, 128),
+    model_batch_size=64,
     model_max_steps=2_000,
     log_every=500,
     eval_every=1_000,
@@ -54,9 +55,11 @@ def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
     }
 
 
+# Rewards of a pole are 1, and 0 at its fall: a regression on a few falls only blurs that step, and its error, which is
+# larger than all others, decides when the fit stops.
 PRESETS: dict[str, dict[str, COMBOPreset]] = {
     "Pendulum-v1": {"small": COMBOPreset(_SMALL, _SMALL_LEARNER, {})},
-    "InvertedPendulum-v5": {"small": COMBOPreset(_SMALL, _SMALL_LEARNER, {})},
+    "InvertedPendulum-v5": {"small": COMBOPreset(replace(_SMALL, reward="task"), _SMALL_LEARNER, {})},
     "HalfCheetah-v5": _runner(5, 0.5),
     "Hopper-v5": _runner(5, 0.5),
     "Walker2d-v5": _runner(1, 0.5),

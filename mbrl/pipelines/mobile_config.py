@@ -1,7 +1,7 @@
 """Settings of MOBILE, and those that suit known environments."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mbrl.learners.sac import SACConfig
@@ -54,6 +54,7 @@ _SMALL = MOBILEConfig(
     members=5,
     elites=4,
     model_hidden=(128, 128),
+    model_batch_size=64,
     model_max_steps=2_000,
     log_every=500,
     eval_every=1_000,
@@ -67,9 +68,11 @@ def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:
     return {"published": MOBILEPreset(MOBILEConfig(rollout_length=length, penalty_weight=weight), _LEARNER, {})}
 
 
+# Rewards of a pole are 1, and 0 at its fall: a regression on a few falls only blurs that step, and its error, which is
+# larger than all others, decides when the fit stops.
 PRESETS: dict[str, dict[str, MOBILEPreset]] = {
     "Pendulum-v1": {"small": MOBILEPreset(_SMALL, _SMALL_LEARNER, {})},
-    "InvertedPendulum-v5": {"small": MOBILEPreset(_SMALL, _SMALL_LEARNER, {})},
+    "InvertedPendulum-v5": {"small": MOBILEPreset(replace(_SMALL, reward="task"), _SMALL_LEARNER, {})},
     "HalfCheetah-v5": _runner(5, 0.1),
     "Hopper-v5": _runner(5, 0.1),
     "Walker2d-v5": _runner(1, 0.5),

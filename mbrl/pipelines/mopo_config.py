@@ -1,7 +1,7 @@
 """Settings of MOPO, and those that suit known environments."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mbrl.learners.sac import SACConfig
@@ -52,6 +52,7 @@ _SMALL = MOPOConfig(
     members=5,
     elites=4,
     model_hidden=(128, 128),
+    model_batch_size=64,
     model_max_steps=2_000,
     log_every=500,
     eval_every=1_000,
@@ -65,9 +66,11 @@ def _runner(length: int, weight: float) -> MOPOConfig:
     return MOPOConfig(rollout_length=length, penalty="aleatoric", penalty_weight=weight, penalty_units="raw")
 
 
+# Rewards of a pole are 1, and 0 at its fall: a regression on a few falls only blurs that step, and its error, which is
+# larger than all others, decides when the fit stops.
 PRESETS: dict[str, dict[str, MOPOPreset]] = {
     "Pendulum-v1": {"small": MOPOPreset(_SMALL, _SMALL_LEARNER, {})},
-    "InvertedPendulum-v5": {"small": MOPOPreset(_SMALL, _SMALL_LEARNER, {})},
+    "InvertedPendulum-v5": {"small": MOPOPreset(replace(_SMALL, reward="task"), _SMALL_LEARNER, {})},
     **{
         env_id: {
             "default": MOPOPreset(MOPOConfig(rollout_length=length), _LEARNER, {}),
