@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Algorithms of the library, and what is changed in their presets."""
 WITH_MODEL = ("mopo", "combo", "mobile")
-_SMALL = {"total_updates": 6_000, "log_every": 300, "eval_every": 300, "eval_episodes": 5, "checkpoint_every": 3_000}
+_SMALL = {"total_updates": 5_000, "log_every": 250, "eval_every": 250, "eval_episodes": 5, "checkpoint_every": 2_500}
 # Rollouts of 25 steps, an eighth of an episode: errors of the model add up, and what a policy makes of them shows.
 _LONG = {"rollout_length": 25, "rollout_starts": 200, "rollout_every": 125}
 _TENTH = {
@@ -42,8 +42,8 @@ _TENTH = {
 # With a lr of 1e-3, targets that follow faster let values of states that rollouts only ever end in run away.
 _SLOW_TARGETS = {"pendulum": {"tau": 0.005}, "inverted": {"tau": 0.005}}
 LOOPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "pendulum": ({**_SMALL, "total_updates": 8_000, "log_every": 400, "eval_every": 400}, _LONG),
-    "inverted": (_SMALL, {}),
+    "pendulum": (_SMALL, _LONG),
+    "inverted": ({**_SMALL, "total_updates": 4_000, "log_every": 200, "eval_every": 200}, {}),
     "halfcheetah": (_TENTH, {"checkpoint_model_buffer": False}),
     "hopper": (_TENTH, {"checkpoint_model_buffer": False}),
 }

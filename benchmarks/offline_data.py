@@ -34,6 +34,8 @@ DATA: dict[str, Made] = {
     "pendulum-replay": Made("Pendulum-v1", "medium-replay", None, 5_000),
     # A policy that is half way, with little noise: eight episodes, most of what can be done is not in them.
     "pendulum-narrow": Made("Pendulum-v1", "medium", 1_600, 3_000, noise=0.1),
+    # Four episodes of random actions, hanging for most of the time.
+    "pendulum-few": Made("Pendulum-v1", "random", 800),
     "inverted-random": Made("InvertedPendulum-v5", "random", 5_000),
     "inverted-replay": Made("InvertedPendulum-v5", "medium-replay", None, 4_000),
     "inverted-narrow": Made("InvertedPendulum-v5", "medium", 2_000, 4_000, noise=0.02),
