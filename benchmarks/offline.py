@@ -80,12 +80,13 @@ def learn(method: str, data: str, seed: int, root: Path, data_root: Path, minute
 
 
 def _values(run: Run) -> dict[str, float]:
-    """What the critics say of the policy's actions in the dataset's states; nothing where the learner has none."""
+    """What SAC's critics say of the policy's actions in the dataset's states; nothing of other kinds of learners, whose
+    rewards or observations are scaled, or that have no critics of actions."""
+    if run.algo not in WITH_MODEL:
+        return {}
     env = offline_env(run)
     agent: Any = load_policy(run, env)
     env.close()
-    if not hasattr(agent.state, "critics"):
-        return {}
     obs = run_dataset(run).transitions(dtype=agent.learner.dtype).obs[None]
     action = agent.state.bounds.unit(agent.learner.act(agent.state, obs))
     with torch.no_grad():

@@ -49,18 +49,33 @@ def values(records: list[Record]) -> str:
     return f"{np.mean([record['q_mean'] for record in known]):.1f}; {highest}"
 
 
+def _newest() -> dict[tuple[str, int], Record]:
+    """The newest line of every experiment and seed.
+
+    Raises:
+        ValueError: seeds of an experiment were run with different settings.
+    """
+    records = [json.loads(line) for line in (RESULTS / "offline.jsonl").read_text().splitlines()]
+    newest = {(record["experiment"], record["seed"]): record for record in records}
+    settings: dict[str, str] = {}
+    for (experiment, seed), record in newest.items():
+        loop = {key: value for key, value in record["settings"]["loop"].items() if key != "model_seed"}
+        text = json.dumps([loop, record["settings"]["learner"], record["dataset"]])
+        if settings.setdefault(experiment, text) != text:
+            raise ValueError(f"{experiment}: expected the same settings and data for all seeds, seed {seed} has others")
+    return newest
+
+
 def main() -> int:
     found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for line in (RESULTS / "offline.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        method, _, data = record["experiment"].partition("@")
+    for (experiment, _), record in sorted(_newest().items()):
+        method, _, data = experiment.partition("@")
         found[data][method].append(record)
     methods = [name for name in METHODS if any(name in cells for cells in found.values())]
     for title, show in (("Return", cell), ("Q on the data: mean; highest, by seed", values)):
         print(f"\n{title}\n\n| | {' | '.join(methods)} |\n|{' --- |' * (len(methods) + 1)}")
         for data, cells in found.items():
-            ordered = [sorted(cells[name], key=lambda r: r["seed"]) if name in cells else [] for name in methods]
-            print(f"| {data} | {' | '.join(show(records) if records else '' for records in ordered)} |")
+            print(f"| {data} | {' | '.join(show(cells[name]) if name in cells else '' for name in methods)} |")
     return 0
 
 
