@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SEED ?= 0
+JOBS ?= 2
 
 .PHONY: demo test lint format bench clean help
 
@@ -19,8 +20,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Learn to swing up a MuJoCo cartpole from nothing (SEED=0).
 	$(BIN)/mbrl demo --seed $(SEED)
 
-test: $(READY)  ## Run the tests.
-	$(BIN)/python -m pytest
+test: $(READY)  ## Run the tests, in JOBS=2 processes.
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .
