@@ -23,11 +23,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mbrl.learners.conservative import ProposalNoise, proposal_noise, propose, soft_maximum
-from mbrl.learners.distributions import gaussian_head, squashed_gaussian
 from mbrl.learners.networks import adam_update, differentiable, gate, gradients, mlp, polyak_update
 from mbrl.learners.sac import SACConfig, SACLearner, SACNoise, SACState
 from mbrl.learners.settings import check_settings
-from mbrl.learners.targets import minimum_over_critics, soft_value, squared_error, td_target
+from mbrl.learners.targets import squared_error
 from mbrl.types import Metrics, TransitionBatch
 
 Rho = Literal["mixture", "model", "data"]
@@ -131,7 +130,8 @@ class COMBOLearner:
     def sac(self) -> SACLearner:
         """The learner whose actor, temperature and networks these are."""
         c = self.config
-        shared = SACConfig(c.hidden, c.lr, c.tau, c.temperature, c.target_entropy, c.critics, actor_lr=c.actor_lr)
+        networks = (c.hidden, c.lr, c.tau, c.temperature, c.target_entropy, c.critics)
+        shared = SACConfig(*networks, actor_lr=c.actor_lr, backup=c.backup)
         return SACLearner(self.obs_dim, self.low, self.high, shared, self.dtype)
 
     def init(self, generators: list[Generator]) -> SACState:
@@ -179,7 +179,7 @@ class COMBOLearner:
     ) -> tuple[list[Tensor], Metrics]:
         """Gradients of the critics' loss, summed over critics; nothing is written."""
         config, real = self.config, self.config.real_rows(batch.reward.shape[1])
-        target_tm1 = self._target(state, batch, noise.sac)
+        target_tm1 = self.sac.target(state, batch, noise.sac)
         critics = differentiable(state.critics)
         q_tm1 = mlp(critics, torch.cat([batch.obs, state.bounds.unit(batch.action)], -1))[..., 0]
         loss = 0.5 * squared_error(q_tm1, target_tm1[:, None])
@@ -218,11 +218,3 @@ class COMBOLearner:
         """First row, and the one behind the last, of those whose states values are lowered at."""
         real = self.config.real_rows(batch_size)
         return {"mixture": (0, batch_size), "data": (0, real), "model": (real, batch_size)}[self.config.rho]
-
-    @torch.no_grad()
-    def _target(self, state: SACState, batch: TransitionBatch, noise: SACNoise) -> Tensor:
-        action_t, log_prob_t = squashed_gaussian(*gaussian_head(mlp(state.actor, batch.next_obs)), noise.next_action)
-        value_t = minimum_over_critics(mlp(state.targets, torch.cat([batch.next_obs, action_t], -1))[..., 0])
-        if self.config.backup == "soft":
-            value_t = soft_value(value_t, log_prob_t, state.log_temperature.exp())
-        return td_target(batch.reward, batch.discount, value_t)

@@ -21,11 +21,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from mbrl.learners.conservative import ProposalNoise, proposal_noise, propose, soft_maximum
-from mbrl.learners.distributions import gaussian_head, squashed_gaussian
 from mbrl.learners.networks import Adam, adam_update, differentiable, gate, gradients, init_adam, mlp, polyak_update
 from mbrl.learners.sac import SACConfig, SACLearner, SACNoise, SACState
 from mbrl.learners.settings import check_settings
-from mbrl.learners.targets import minimum_over_critics, soft_value, squared_error, td_target
+from mbrl.learners.targets import squared_error
 from mbrl.types import Metrics, TransitionBatch
 
 LARGEST_MULTIPLIER = 1e6
@@ -118,7 +117,7 @@ class CQLLearner:
     def sac(self) -> SACLearner:
         """The learner whose actor, temperature and networks these are."""
         c = self.config
-        shared = SACConfig(c.hidden, c.lr, c.tau, c.temperature, c.target_entropy, c.critics)
+        shared = SACConfig(c.hidden, c.lr, c.tau, c.temperature, c.target_entropy, c.critics, backup=c.backup)
         return SACLearner(self.obs_dim, self.low, self.high, shared, self.dtype)
 
     def init(self, generators: list[Generator]) -> CQLState:
@@ -169,7 +168,7 @@ class CQLLearner:
     ) -> tuple[list[Tensor], Tensor, Metrics]:
         """Gradients of the critics' loss, half of which SAC's is, and of the multiplier's; nothing is written."""
         config, sac = self.config, state.sac
-        target_tm1 = self._target(sac, batch, noise.sac)
+        target_tm1 = self.sac.target(sac, batch, noise.sac)
         proposals = propose(sac.actor, batch.obs, batch.next_obs, noise.proposals)
         critics = differentiable(sac.critics)
         q_tm1 = mlp(critics, torch.cat([batch.obs, sac.bounds.unit(batch.action)], -1))[..., 0]
@@ -205,11 +204,3 @@ class CQLLearner:
     ) -> Float[Tensor, "runs rows"]:
         """Log-density of the environment's actions under the policy, in their units."""
         return self.sac.log_prob(state.sac, obs, action)
-
-    @torch.no_grad()
-    def _target(self, sac: SACState, batch: TransitionBatch, noise: SACNoise) -> Tensor:
-        action_t, log_prob_t = squashed_gaussian(*gaussian_head(mlp(sac.actor, batch.next_obs)), noise.next_action)
-        value_t = minimum_over_critics(mlp(sac.targets, torch.cat([batch.next_obs, action_t], -1))[..., 0])
-        if self.config.backup == "soft":
-            value_t = soft_value(value_t, log_prob_t, sac.log_temperature.exp())
-        return td_target(batch.reward, batch.discount, value_t)

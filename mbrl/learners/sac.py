@@ -88,6 +88,8 @@ class SACConfig:
     """Step size of Adam for the actor alone; None: `lr`."""
     max_temperature: float | None = None
     """What a learned temperature does not exceed; None: no bound."""
+    backup: Literal["deterministic", "soft"] = "soft"
+    """Whether targets leave the policy's entropy out, as offline learners have it, or have it."""
 
     def __post_init__(self) -> None:
         check_settings(self, "critics", "actor_every")
@@ -99,6 +101,8 @@ class SACConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected a positive number, or None, got {value}")
+        if self.backup not in ("deterministic", "soft"):
+            raise ValueError(f"backup: expected 'deterministic' or 'soft', got {self.backup!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected a share in [0, 1), got {self.dropout}")
 
@@ -142,9 +146,9 @@ class ValuedActions(NamedTuple):
 
     action: Float[Tensor, "runs rows act"]
     entropy: Float[Tensor, "runs rows"]
-    """-alpha log pi(a|s), which belongs to the reward of the action's own step."""
+    """-alpha log pi(a|s), which belongs to the reward of the action's own step; 0 with a deterministic backup."""
     value: Float[Tensor, "runs critics rows"]
-    """Q(s, a) - alpha log pi(a|s) of every target critic, without dropout."""
+    """Q(s, a) and this entropy, of every target critic, without dropout."""
 
 
 @dataclass(frozen=True)
@@ -252,18 +256,23 @@ class SACLearner:
         self, state: SACState, batch: TransitionBatch, noise: SACNoise
     ) -> tuple[list[Tensor], Metrics]:
         """Gradients of the critics' loss, half the squared error summed over critics; nothing is written."""
-        target_masks, masks, _ = noise.masks or (None, None, None)
-        with torch.no_grad():
-            action_t, log_prob_t = self._sample(state.actor, batch.next_obs, noise.next_action)
-            q_t = _values(state.targets, batch.next_obs, action_t, target_masks)
-            subset = noise.subset if isinstance(noise.subset, Tensor) else None
-            value_t = soft_value(minimum_over_critics(q_t, subset), log_prob_t, state.log_temperature.exp())
-            target_tm1 = td_target(batch.reward, batch.discount, value_t)
+        masks = noise.masks[1] if noise.masks else None
+        target_tm1 = self.target(state, batch, noise)
         critics = differentiable(state.critics)
         q_tm1 = _values(critics, batch.obs, state.bounds.unit(batch.action), masks)
         loss = 0.5 * squared_error(q_tm1, target_tm1[:, None]).sum(1)
         grads = gradients(loss, critics)
         return grads, {"train/critic_loss": loss.detach(), "train/q_mean": q_tm1.detach().mean((1, 2))}
+
+    @torch.no_grad()
+    def target(self, state: SACState, batch: TransitionBatch, noise: SACNoise) -> Float[Tensor, "runs rows"]:
+        """What the critics' values at the batch's actions are to be; with the policy's entropy in a soft backup."""
+        action_t, log_prob_t = self._sample(state.actor, batch.next_obs, noise.next_action)
+        q_t = _values(state.targets, batch.next_obs, action_t, noise.masks[0] if noise.masks else None)
+        value_t = minimum_over_critics(q_t, noise.subset if isinstance(noise.subset, Tensor) else None)
+        if self.config.backup == "soft":
+            value_t = soft_value(value_t, log_prob_t, state.log_temperature.exp())
+        return td_target(batch.reward, batch.discount, value_t)
 
     def actor_gradients(
         self, state: SACState, batch: TransitionBatch, noise: SACNoise
@@ -308,16 +317,18 @@ class SACLearner:
     def target_values(
         self, state: SACState, obs: Float[Tensor, "runs rows obs"], noise: Float[Tensor, "runs rows act"]
     ) -> Float[Tensor, "runs critics rows"]:
-        """Every target critic's soft value Q(s, a) - alpha log pi(a|s) of actions sampled at `obs`, without dropout."""
+        """Every target critic's value of actions sampled at `obs`, with entropy in a soft backup; without dropout."""
         return self.valued_actions(state, obs, noise).value
 
     @torch.no_grad()
     def valued_actions(
         self, state: SACState, obs: Float[Tensor, "runs rows obs"], noise: Float[Tensor, "runs rows act"]
     ) -> ValuedActions:
-        """Sampled actions, those of `act`, with the soft values that the target critics give them."""
+        """Sampled actions, those of `act`, with the values that the target critics give them, as targets have them."""
         action, log_prob = self._sample(state.actor, obs, noise)
         temperature = state.log_temperature.exp()
+        if self.config.backup == "deterministic":
+            temperature = torch.zeros_like(temperature)
         value = soft_value(_values(state.targets, obs, action, None), log_prob, temperature)
         return ValuedActions(state.bounds.action(action), -temperature[:, None] * log_prob, value)
 

@@ -44,7 +44,7 @@ class MOBILEPreset(NamedTuple):
     """Options of the environment, as registered."""
 
 
-_LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0)
+_LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0, backup="deterministic")
 # One CPU core: a seed takes about a minute and a half.
 _SMALL = MOBILEConfig(
     total_updates=10_000,
@@ -60,7 +60,7 @@ _SMALL = MOBILEConfig(
     eval_every=1_000,
     checkpoint_every=5_000,
 )
-_SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0)
+_SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0, backup="deterministic")
 
 
 def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:

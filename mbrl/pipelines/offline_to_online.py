@@ -81,7 +81,8 @@ def train_online(
 
 
 def sac_of(agent: Agent, spaces: Any = None) -> SAC:
-    """A SAC with the actor, critics, temperature and optimisers of an agent, and its count of updates.
+    """A SAC with the actor, critics, temperature and optimisers of an agent, and its count of updates; its targets have
+    the policy's entropy, whether or not the agent's had.
 
     Args:
         agent: SAC itself, COMBO or CQL.
@@ -96,7 +97,7 @@ def sac_of(agent: Agent, spaces: Any = None) -> SAC:
             f"agent: expected SAC (MOPO's and MOBILE's), COMBO or CQL, whose critics go on as they are, got "
             f"{type(agent).__name__}"
         )
-    known = {f.name for f in fields(SACConfig)}
+    known = {f.name for f in fields(SACConfig)} - {"backup"}  # targets are MBPO's from here on, with entropy
     config = SACConfig(**{f.name: getattr(agent.config, f.name) for f in fields(agent.config) if f.name in known})
     own = spaces if spaces is not None else agent
     made = SAC(own.observation_space, own.action_space, agent.seed, device=agent.device, config=config)

@@ -145,5 +145,8 @@ def test_presets_are_the_published_ones() -> None:
         config, learner, _ = mobile_preset(env_id)
         assert (config.rollout_length, config.penalty_weight, config.samples) == (length, weight, 10)
         assert (config.members, config.elites, config.real_fraction) == (7, 5, 0.05)
-        assert (learner.actor_lr, learner.max_temperature) == (1e-4, 1.0)
-    assert mobile_preset("InvertedPendulum-v5").learner.hidden == (64, 64)
+        assert (learner.actor_lr, learner.max_temperature, learner.backup) == (1e-4, 1.0, "deterministic")
+    for env_id in ("InvertedPendulum-v5", "Pendulum-v1"):
+        learner = mobile_preset(env_id).learner
+        assert (learner.hidden, learner.backup) == ((64, 64), "deterministic")
+    assert mobile_preset("Pusher-v5").learner.backup == "deterministic"

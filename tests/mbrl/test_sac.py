@@ -220,6 +220,20 @@ def test_target_values_are_soft_values_of_every_target_critic():
     torch.testing.assert_close(valued.action, made.act(state, batch_of(rows=4).obs, noise))  # one draw, not two
 
 
+@pytest.mark.parametrize("backup", ["soft", "deterministic"])
+def test_targets_have_the_entropy_or_leave_it_out(backup):
+    made, batch = learner(temperature=0.2, backup=backup), batch_of(rows=4)
+    state, noise = constants(made, [0.0, 0.0], [5.0, 3.0]), made.noise(4, [generator(7)])
+    entropy = -0.2 * log_probability(noise.next_action) if backup == "soft" else torch.zeros(1, 4, dtype=torch.float64)
+    target = batch.reward + batch.discount * (3 + entropy)
+    torch.testing.assert_close(made.target(state, batch, noise), target)
+    _, metrics = made.critic_gradients(state, batch, noise)
+    torch.testing.assert_close(metrics["train/critic_loss"], target.square().mean(1))  # of two critics, half each
+    valued = made.valued_actions(state, batch.next_obs, noise.next_action)
+    torch.testing.assert_close(valued.entropy, entropy)
+    torch.testing.assert_close(valued.value, torch.stack([5 + entropy, 3 + entropy], 1))
+
+
 def test_acting_is_the_policy_in_the_units_of_the_environment():
     made, obs = learner(), batch_of().obs
     state, noise = made.init([generator(0)]), made.act_noise(8, [generator(7)])
