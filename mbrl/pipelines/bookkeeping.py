@@ -60,7 +60,7 @@ class Bookkeeping(Generic[Count]):
 
     Args:
         count: counters, a dataclass: those of a checkpoint are written into it.
-        seed: stands in every checkpoint.
+        seed: compared with that of the checkpoint, as settings are.
         columns: counters that stand in every row of metrics: {metric: counter}.
         parts: what a checkpoint holds, by name.
         settings: all that decides the outcome, flat; compared with those of the checkpoint.
@@ -85,13 +85,14 @@ class Bookkeeping(Generic[Count]):
         """Put the checkpoint that there is into counters and parts; None where there is none.
 
         Raises:
-            ValueError: its settings are others and the recorder does not accept that, or they do not fit it.
+            ValueError: its seed or settings are others and the recorder does not accept that, or they do not fit it.
         """
         checkpoint = self.recorder.load()
         if checkpoint is None:
             return None
         tensors, meta = checkpoint
-        changed = differences(meta.get("settings", {}), self._settings)
+        stored = {"seed": meta.get("seed", self._seed), **meta.get("settings", {})}
+        changed = differences(stored, {"seed": self._seed, **self._settings})
         if changed and not self.recorder.accepts(changed):
             raise ValueError(
                 f"settings: expected those of the checkpoint, got others ({describe(changed)}): the results would be "

@@ -36,7 +36,7 @@ class OfflineConfig:
     log_every: int = 1_000
     """Updates between rows of what the learner reports."""
     eval_every: int = 10_000
-    """Updates between evaluations; 0: none."""
+    """Updates between evaluations, of which there is one more at the end; 0: none."""
     eval_episodes: int = 10
     """Episodes per evaluation."""
     checkpoint_every: int = 50_000

@@ -128,8 +128,9 @@ class OfflineLoop(Generic[Count]):
             self.log({**metrics(), "time/updates_per_second": self.count.updates / max(self.seconds(), 1e-9)})
 
     def evaluate(self, policy: Any) -> None:
-        """Evaluate the policy where that is due."""
-        if self._evaluate is not None and self.crossed(self.config.eval_every):
+        """Evaluate the policy where that is due: every so many updates, and after the last."""
+        every, ends = self.config.eval_every, self.count.updates >= self.config.total_updates
+        if self._evaluate is not None and every > 0 and (ends or self.crossed(every)):
             self.log(self._evaluate(policy, self.count.updates))
 
     def checkpoint(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mbrl.data.datasets import Dataset, DatasetInfo, dataset_buffer
+from mbrl.pipelines import offline_agents
 from mbrl.pipelines.agents import SAC
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.offline import reward_factor, train_offline
@@ -76,6 +77,13 @@ def test_stopped_anywhere_and_resumed_equals_uninterrupted(kind, data):
     assert [meta["counters"]["updates"] for _, meta in whole.saved] == [25, 50, 60]
 
 
+def test_the_end_is_evaluated_wherever_it_is(data):
+    for total, every, expected in ((50, 30, [30, 50]), (60, 30, [30, 60]), (20, 30, [20]), (20, 0, [])):
+        seen, config = [], replace(TINY, total_updates=total, eval_every=every)
+        train_offline(data, agent(data), config, evaluate=lambda _, updates, seen=seen: seen.append(updates) or {})
+        assert seen == expected
+
+
 def test_other_data_or_settings_are_refused(data):
     saved = Rows()
     train_offline(data, agent(data), TINY, recorder=saved)
@@ -85,6 +93,14 @@ def test_other_data_or_settings_are_refused(data):
     ):
         with pytest.raises(ValueError, match=f"settings: expected those of the checkpoint.*{message}"):
             train_offline(other, agent(other), config, recorder=Rows(start=saved.saved[-1]))
+
+
+def test_another_seed_is_refused_and_may_be_accepted(data):
+    saved = Rows()
+    train_offline(data, agent(data), TINY, seed=3, recorder=saved, stop=lambda: True)
+    with pytest.raises(ValueError, match=r"settings: expected those of the checkpoint, got others \(seed: 3 -> 4\)"):
+        train_offline(data, agent(data), TINY, seed=4, recorder=Rows(start=saved.saved[-1]))
+    assert train_offline(data, agent(data), TINY, seed=4, recorder=Rows(saved.saved[-1], accept=True)).updates == 60
 
 
 def test_a_loop_runs_to_what_is_due_next():
@@ -149,6 +165,16 @@ def test_saved_and_loaded_it_acts_the_same(kind, data, tmp_path):
     action = again.learn(2, data, batch_size=8).predict(obs)[0]
     assert action.shape == (5, 1)
     assert again.updates == 5
+
+
+@ALL
+def test_learning_starts_from_the_settings_of_the_command_line(kind, data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(offline_agents, "train_offline", lambda _data, _agent, config, **_: seen.append(config))
+    agent(data, kind).learn(7, data, batch_size=8)
+    (config,) = seen
+    assert config == replace(offline_preset(kind.__name__.lower(), None).config, total_updates=7, batch_size=8)
+    assert config.normalize_rewards == (kind in (IQL, AWAC))
 
 
 def test_an_unknown_setting_is_named(data):
