@@ -259,6 +259,18 @@ def _normalizer(x: Float[Tensor, "rows columns"]) -> Normalizer:
     return Normalizer(x.shape[1], device=x.device, dtype=x.dtype).fit(x)
 
 
+def check_holdout(rows: int, holdout: float, max_holdout: int) -> int:
+    """Rows of a holdout that is drawn by rows, as `fit` takes it from data without episodes.
+
+    Raises:
+        ValueError: it would be none, or all.
+    """
+    held = round(min(holdout, max_holdout / rows) * rows)
+    if not 0 < held < rows:
+        raise ValueError(f"holdout: expected a share that leaves rows on both sides, got {holdout} of {rows} rows")
+    return held
+
+
 def _split(
     data: ReplayBuffer | TransitionBatch, rows: int, holdout: float, max_holdout: int, stream: Generator
 ) -> tuple[Int[Tensor, "train"], Int[Tensor, "held"]]:
@@ -269,9 +281,7 @@ def _split(
         train, held = data.split(share, generator=stream)
         if len(held) and len(train):
             return train, held
-    held_rows = round(share * rows)
-    if not 0 < held_rows < rows:
-        raise ValueError(f"holdout: expected a share that leaves rows on both sides, got {holdout} of {rows} rows")
+    held_rows = check_holdout(rows, holdout, max_holdout)
     order = torch.randperm(rows, generator=stream)
     return order[held_rows:], order[:held_rows]
 

@@ -141,12 +141,13 @@ class Agent:
             [rows], in units of the environment's actions.
 
         Raises:
-            ValueError: the policy has no density, as its actions are a function of observations.
+            ValueError: the policy has no density: its actions are a function of observations, or are cut to the bounds.
         """
         if not hasattr(self.learner, "log_prob"):
+            why = "cuts its draws off at the bounds, where they have no density" if self.samples else "is deterministic"
             raise ValueError(
                 f"policy: expected one that draws its actions and knows how likely they are, such as SAC's, got "
-                f"{type(self).__name__}, whose policy is deterministic"
+                f"{type(self).__name__}, whose policy {why}"
             )
         rows = torch.as_tensor(obs, dtype=self.learner.dtype, device=self.device)
         kind = torch.int64 if self.discrete else self.learner.dtype

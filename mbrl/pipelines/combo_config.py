@@ -1,11 +1,10 @@
 """Settings of COMBO, and those that suit known environments."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mbrl.learners.combo import COMBOLearnerConfig
-from mbrl.pipelines.offline_model_config import OfflineModelConfig, choose
+from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose
 
 
 @dataclass(frozen=True)
@@ -25,24 +24,8 @@ class COMBOPreset(NamedTuple):
 
     config: COMBOConfig
     learner: COMBOLearnerConfig
-    env_kwargs: Mapping[str, Any]
-    """Options of the environment, as registered."""
 
 
-# One CPU core: a seed takes about a minute.
-_SMALL = COMBOConfig(
-    total_updates=10_000,
-    rollout_every=250,
-    rollout_starts=1_000,
-    members=5,
-    elites=4,
-    model_hidden=(128, 128),
-    model_batch_size=64,
-    model_max_steps=2_000,
-    log_every=500,
-    eval_every=1_000,
-    checkpoint_every=5_000,
-)
 _SMALL_LEARNER = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, tau=0.02, actions=4)
 
 
@@ -50,16 +33,14 @@ def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
     """As OfflineRL-Kit runs D4RL's medium-replay sets; "published" with its logsumexp over three actions at a time."""
     config, learner = COMBOConfig(rollout_length=length), COMBOLearnerConfig(weight=weight)
     return {
-        "default": COMBOPreset(config, learner, {}),
-        "published": COMBOPreset(config, replace(learner, triples=True), {}),
+        "default": COMBOPreset(config, learner),
+        "published": COMBOPreset(config, replace(learner, triples=True)),
     }
 
 
-# Rewards of a pole are 1, and 0 at its fall: a regression on a few falls only blurs that step, and its error, which is
-# larger than all others, decides when the fit stops.
 PRESETS: dict[str, dict[str, COMBOPreset]] = {
-    "Pendulum-v1": {"small": COMBOPreset(_SMALL, _SMALL_LEARNER, {})},
-    "InvertedPendulum-v5": {"small": COMBOPreset(replace(_SMALL, reward="task"), _SMALL_LEARNER, {})},
+    "Pendulum-v1": {"small": COMBOPreset(COMBOConfig(**SMALL), _SMALL_LEARNER)},
+    "InvertedPendulum-v5": {"small": COMBOPreset(COMBOConfig(**SMALL_POLE), _SMALL_LEARNER)},
     "HalfCheetah-v5": _runner(5, 0.5),
     "Hopper-v5": _runner(5, 0.5),
     "Walker2d-v5": _runner(1, 0.5),
@@ -73,4 +54,4 @@ def combo_preset(env_id: str | None, name: str | None = None) -> COMBOPreset:
     Raises:
         ValueError: there is no preset of that name.
     """
-    return choose(PRESETS, env_id, name, COMBOPreset(COMBOConfig(), COMBOLearnerConfig(), {}))
+    return choose(PRESETS, env_id, name, COMBOPreset(COMBOConfig(), COMBOLearnerConfig()))

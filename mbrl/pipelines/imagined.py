@@ -107,7 +107,7 @@ class Imagined:
             raise ValueError(
                 f"model: expected finite predictions, got none in {config.rollout_starts} rollouts after fit "
                 f"{count.fits}, at {count.steps} real steps and {count.updates} updates: the ensemble, or a reward "
-                "given to it, is broken; try a smaller model_lr, and look at model/train_loss and model/rmse_1"
+                "given to it, is broken; try a smaller model_lr, and look at model/train_loss and model/holdout_mse"
             )
         self.rows.extend(made, config.rollout_starts * length * kept)
         return {

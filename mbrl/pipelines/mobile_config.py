@@ -1,11 +1,10 @@
 """Settings of MOBILE, and those that suit known environments."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from mbrl.learners.sac import SACConfig
-from mbrl.pipelines.offline_model_config import OfflineModelConfig, choose, real_rows
+from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
@@ -40,39 +39,20 @@ class MOBILEPreset(NamedTuple):
 
     config: MOBILEConfig
     learner: SACConfig
-    env_kwargs: Mapping[str, Any]
-    """Options of the environment, as registered."""
 
 
 _LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0, backup="deterministic")
-# One CPU core: a seed takes about a minute and a half.
-_SMALL = MOBILEConfig(
-    total_updates=10_000,
-    samples=1,
-    rollout_every=250,
-    rollout_starts=1_000,
-    members=5,
-    elites=4,
-    model_hidden=(128, 128),
-    model_batch_size=64,
-    model_max_steps=2_000,
-    log_every=500,
-    eval_every=1_000,
-    checkpoint_every=5_000,
-)
 _SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0, backup="deterministic")
 
 
 def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:
     """As OfflineRL-Kit runs D4RL's medium-replay sets."""
-    return {"published": MOBILEPreset(MOBILEConfig(rollout_length=length, penalty_weight=weight), _LEARNER, {})}
+    return {"published": MOBILEPreset(MOBILEConfig(rollout_length=length, penalty_weight=weight), _LEARNER)}
 
 
-# Rewards of a pole are 1, and 0 at its fall: a regression on a few falls only blurs that step, and its error, which is
-# larger than all others, decides when the fit stops.
 PRESETS: dict[str, dict[str, MOBILEPreset]] = {
-    "Pendulum-v1": {"small": MOBILEPreset(_SMALL, _SMALL_LEARNER, {})},
-    "InvertedPendulum-v5": {"small": MOBILEPreset(replace(_SMALL, reward="task"), _SMALL_LEARNER, {})},
+    "Pendulum-v1": {"small": MOBILEPreset(MOBILEConfig(**SMALL, samples=1), _SMALL_LEARNER)},
+    "InvertedPendulum-v5": {"small": MOBILEPreset(MOBILEConfig(**SMALL_POLE, samples=1), _SMALL_LEARNER)},
     "HalfCheetah-v5": _runner(5, 0.1),
     "Hopper-v5": _runner(5, 0.1),
     "Walker2d-v5": _runner(1, 0.5),
@@ -86,4 +66,4 @@ def mobile_preset(env_id: str | None, name: str | None = None) -> MOBILEPreset:
     Raises:
         ValueError: there is no preset of that name.
     """
-    return choose(PRESETS, env_id, name, MOBILEPreset(MOBILEConfig(), _LEARNER, {}))
+    return choose(PRESETS, env_id, name, MOBILEPreset(MOBILEConfig(), _LEARNER))

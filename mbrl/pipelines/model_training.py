@@ -133,7 +133,9 @@ class ModelTraining:
             recorder=recorder,
             mode=config.updates,
         )
-        settings = {k: v for k, v in asdict(config).items() if k != "model_cache"}
+        settings = {k: v for k, v in asdict(config).items() if k != "model_cache"} | {"dynamics": "learned"}
+        given = {"reward": reward, "termination": termination, "dynamics": dynamics}
+        settings |= {name: "given" for name, what in given.items() if what is not None}
         self.loop = OfflineLoop(
             config,
             self.count,
@@ -198,4 +200,5 @@ class ModelTraining:
 def memory_of(dataset: Dataset, agent: Agent, config: OfflineModelConfig) -> dict[str, int]:
     """Bytes of the buffers by the setting that decides them, for `memory_explained`."""
     rows = config.rollout_starts * config.rollout_length * config.retain_rounds
-    return {"dataset": buffer_bytes(len(dataset), *agent.sizes), "rollout_starts": buffer_bytes(rows, *agent.sizes)}
+    held = {"dataset": len(dataset), "rollout_starts": rows}
+    return {name: buffer_bytes(count, *agent.sizes, dtype=agent.learner.dtype) for name, count in held.items()}

@@ -1,12 +1,11 @@
 """Settings of MOPO, and those that suit known environments."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from mbrl.learners.sac import SACConfig
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty
-from mbrl.pipelines.offline_model_config import OfflineModelConfig, choose, real_rows
+from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
@@ -39,25 +38,9 @@ class MOPOPreset(NamedTuple):
 
     config: MOPOConfig
     learner: SACConfig
-    env_kwargs: Mapping[str, Any]
-    """Options of the environment, as registered."""
 
 
 _LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0)
-# One CPU core: a seed takes about a minute.
-_SMALL = MOPOConfig(
-    total_updates=10_000,
-    rollout_every=250,
-    rollout_starts=1_000,
-    members=5,
-    elites=4,
-    model_hidden=(128, 128),
-    model_batch_size=64,
-    model_max_steps=2_000,
-    log_every=500,
-    eval_every=1_000,
-    checkpoint_every=5_000,
-)
 _SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0)
 
 
@@ -66,15 +49,13 @@ def _runner(length: int, weight: float) -> MOPOConfig:
     return MOPOConfig(rollout_length=length, penalty="aleatoric", penalty_weight=weight, penalty_units="raw")
 
 
-# Rewards of a pole are 1, and 0 at its fall: a regression on a few falls only blurs that step, and its error, which is
-# larger than all others, decides when the fit stops.
 PRESETS: dict[str, dict[str, MOPOPreset]] = {
-    "Pendulum-v1": {"small": MOPOPreset(_SMALL, _SMALL_LEARNER, {})},
-    "InvertedPendulum-v5": {"small": MOPOPreset(replace(_SMALL, reward="task"), _SMALL_LEARNER, {})},
+    "Pendulum-v1": {"small": MOPOPreset(MOPOConfig(**SMALL), _SMALL_LEARNER)},
+    "InvertedPendulum-v5": {"small": MOPOPreset(MOPOConfig(**SMALL_POLE), _SMALL_LEARNER)},
     **{
         env_id: {
-            "default": MOPOPreset(MOPOConfig(rollout_length=length), _LEARNER, {}),
-            "published": MOPOPreset(_runner(length, weight), _LEARNER, {}),
+            "default": MOPOPreset(MOPOConfig(rollout_length=length), _LEARNER),
+            "published": MOPOPreset(_runner(length, weight), _LEARNER),
         }
         for env_id, length, weight in (("HalfCheetah-v5", 5, 0.5), ("Hopper-v5", 5, 2.5), ("Walker2d-v5", 1, 2.5))
     },
@@ -88,4 +69,4 @@ def mopo_preset(env_id: str | None, name: str | None = None) -> MOPOPreset:
     Raises:
         ValueError: there is no preset of that name.
     """
-    return choose(PRESETS, env_id, name, MOPOPreset(MOPOConfig(), _LEARNER, {}))
+    return choose(PRESETS, env_id, name, MOPOPreset(MOPOConfig(), _LEARNER))

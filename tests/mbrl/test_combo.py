@@ -20,6 +20,7 @@ from planners.rows import leaves, map_rows
 from tests.mbrl.learner_cases import HIGH, LOW, OBS, batch_of, set_constant
 from tests.mbrl.line_cases import line_dataset
 from tests.mbrl.memory import Memory, same
+from tests.mbrl.published import RUNNERS, check_published
 
 TINY = COMBOConfig(
     total_updates=24,
@@ -202,13 +203,11 @@ def test_another_agent_is_refused() -> None:
 
 
 def test_presets() -> None:
-    table = {"HalfCheetah-v5": (5, 0.5), "Hopper-v5": (5, 0.5), "Walker2d-v5": (1, 0.5)}
-    for env_id, (length, weight) in table.items():
-        for name in PRESETS[env_id]:
-            config, made, _ = combo_preset(env_id, name)
-            assert (config.rollout_length, made.weight, made.real_fraction) == (length, weight, 0.5)
-            assert (made.hidden, made.actions, made.backup, made.rho) == ((256,) * 3, 10, "deterministic", "mixture")
-            assert made.triples == (name == "published")
+    for env_id in RUNNERS:
+        published, default = combo_preset(env_id, "published"), combo_preset(env_id)
+        check_published("combo", env_id, published)
+        assert default == published._replace(learner=replace(published.learner, triples=False))
+    assert set(PRESETS) - set(RUNNERS) == {"Pendulum-v1", "InvertedPendulum-v5"}
     assert combo_preset("Pendulum-v1").learner.hidden == (64, 64)
     assert combo_preset("Pusher-v5").config == COMBOConfig()
     with pytest.raises(ValueError, match="preset: expected one of small for Pendulum-v1, got 'paper'"):

@@ -16,6 +16,7 @@ from mbrl.pipelines.offline_model import learned_model
 from mbrl.seeding import generator
 from tests.mbrl.line_cases import line_dataset
 from tests.mbrl.memory import Memory, same
+from tests.mbrl.published import RUNNERS, check_published
 
 TINY = MOBILEConfig(
     total_updates=16,
@@ -141,11 +142,8 @@ def test_agents_and_settings_that_do_not_fit() -> None:
 
 
 def test_presets_are_the_published_ones() -> None:
-    for env_id, length, weight in (("HalfCheetah-v5", 5, 0.1), ("Hopper-v5", 5, 0.1), ("Walker2d-v5", 1, 0.5)):
-        config, learner, _ = mobile_preset(env_id)
-        assert (config.rollout_length, config.penalty_weight, config.samples) == (length, weight, 10)
-        assert (config.members, config.elites, config.real_fraction) == (7, 5, 0.05)
-        assert (learner.actor_lr, learner.max_temperature, learner.backup) == (1e-4, 1.0, "deterministic")
+    for env_id in RUNNERS:
+        check_published("mobile", env_id, mobile_preset(env_id, "published"))
     for env_id in ("InvertedPendulum-v5", "Pendulum-v1"):
         learner = mobile_preset(env_id).learner
         assert (learner.hidden, learner.backup) == ((64, 64), "deterministic")

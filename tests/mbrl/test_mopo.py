@@ -8,13 +8,14 @@ import torch
 
 from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.agents import SAC
-from mbrl.pipelines.model_training import ModelTrainingResult
+from mbrl.pipelines.model_training import ModelTrainingResult, memory_of
 from mbrl.pipelines.mopo import train_mopo
 from mbrl.pipelines.mopo_config import PRESETS, MOPOConfig, mopo_preset
 from mbrl.pipelines.offline_model import reward_scale
 from planners.rows import leaves
 from tests.mbrl.line_cases import LINE, line_dataset, line_reward, line_step
 from tests.mbrl.memory import Memory, same
+from tests.mbrl.published import RUNNERS, check_published
 
 TINY = MOPOConfig(
     total_updates=24,
@@ -59,6 +60,10 @@ def train(config: MOPOConfig = TINY, recorder: Memory | None = None, data: Any =
 
 def evaluate(agent: Any, updates: int) -> dict[str, float]:
     return {"eval/mean_reward": float(updates)}
+
+
+def line_never(obs: torch.Tensor, action: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(obs), dtype=torch.bool)
 
 
 def mean_return(result: ModelTrainingResult) -> float:
@@ -119,6 +124,22 @@ def test_the_seed_decides_everything_and_other_data_are_noticed() -> None:
         train(recorder=Memory(memory.saved[0]), data=line_dataset(100, seed=1))
 
 
+@pytest.mark.parametrize(
+    ("given", "change"),
+    [
+        ({"reward": line_reward}, "reward: given -> learned"),
+        ({"termination": line_never}, "termination: given -> never"),
+        ({"dynamics": LINE}, "dynamics: given -> learned"),
+    ],
+)
+def test_going_on_without_what_was_given_is_refused(given: dict[str, Any], change: str) -> None:
+    memory = Memory()
+    train(recorder=memory, stop=lambda: True, **given)
+    with pytest.raises(ValueError, match=rf"settings: expected those of the checkpoint, got others \({change}\)"):
+        train(recorder=Memory(memory.saved[-1]))
+    assert train(recorder=Memory(memory.saved[-1]), **given).updates == 24
+
+
 def test_rewards_are_lowered_by_the_penalty() -> None:
     free = train(replace(TINY, total_updates=1, penalty="none"))
     held = train(replace(TINY, total_updates=1, penalty_weight=5.0))
@@ -129,6 +150,27 @@ def test_rewards_are_lowered_by_the_penalty() -> None:
     distance = (means - means.mean(0)).abs().amax(0)[:, 0] / held.ensemble.targets.std[0]
     expected = 5.0 * reward_scale(line_dataset(100)) * distance
     torch.testing.assert_close(a.reward[first] - b.reward[first], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_round_of_rollouts_has_its_own_random_numbers() -> None:
+    """Rounds start from other states, as made in their turn and as made anew for a checkpoint that has none."""
+    config, light = replace(TINY, total_updates=12, checkpoint_model_buffer=False), Memory()
+    train(config, light)
+    made = train(config)
+    with pytest.warns(UserWarning, match="the checkpoint has no model rows"):
+        anew = train(replace(config, total_updates=13), Memory(light.saved[-1], accept=True))
+    for result in (made, anew):
+        rounds = result.model_buffer.all().obs.view(2, 2, 20)  # of two steps each, 20 rows long
+        assert not torch.equal(rounds[0, 0], rounds[1, 0])
+
+
+def test_the_memory_is_that_of_the_agents_numbers() -> None:
+    data = line_dataset(100)
+    agent = SAC(*data.spaces(), hidden=(8,))
+    single = memory_of(data, agent, TINY)
+    agent.learner = replace(agent.learner, dtype=torch.float64)
+    double, index = memory_of(data, agent, TINY), {"dataset": 8 * 100, "rollout_starts": 8 * 20 * 2 * 2}
+    assert {name: 2 * (single[name] - size) + size for name, size in index.items()} == double
 
 
 def test_the_scale_of_rewards() -> None:
@@ -179,25 +221,16 @@ def test_bad_settings_and_agents() -> None:
         train_mopo(other, SAC(*two.spaces()), TINY)
 
 
-# OfflineRL-Kit's settings for D4RL's medium-replay sets: length, weight.
-TABLE = {"HalfCheetah-v5": (5, 0.5), "Hopper-v5": (5, 2.5), "Walker2d-v5": (1, 2.5)}
-
-
-@pytest.mark.parametrize("env_id", TABLE)
+@pytest.mark.parametrize("env_id", RUNNERS)
 def test_presets_are_the_published_ones(env_id: str) -> None:
-    config, learner, _ = mopo_preset(env_id, "published")
-    assert (config.rollout_length, config.penalty_weight) == TABLE[env_id]
-    assert (config.penalty, config.penalty_units) == ("aleatoric", "raw")
-    assert (config.rollout_every, config.rollout_starts, config.retain_rounds) == (1_000, 50_000, 5)
-    assert (config.members, config.elites, config.model_hidden, config.max_holdout) == (7, 5, (200,) * 4, 1_000)
-    assert (config.batch_size, config.real_fraction, config.discount) == (256, 0.05, 0.99)
-    assert (learner.hidden, learner.lr, learner.actor_lr, learner.max_temperature) == ((256, 256), 3e-4, 1e-4, 1.0)
-    default, _, _ = mopo_preset(env_id)
-    assert (default.rollout_length, default.penalty, default.penalty_units) == (TABLE[env_id][0], "pairwise", "data")
+    published, default = mopo_preset(env_id, "published"), mopo_preset(env_id)
+    check_published("mopo", env_id, published)
+    own = replace(published.config, penalty="pairwise", penalty_weight=1.0, penalty_units="data")
+    assert default == published._replace(config=own)
 
 
 def test_other_presets() -> None:
-    assert set(PRESETS) - set(TABLE) == {"Pendulum-v1", "InvertedPendulum-v5"}
+    assert set(PRESETS) - set(RUNNERS) == {"Pendulum-v1", "InvertedPendulum-v5"}
     assert mopo_preset("Pusher-v5").config == MOPOConfig()
     with pytest.raises(ValueError, match="preset: expected one of default, published for Hopper-v5, got 'small'"):
         mopo_preset("Hopper-v5", "small")
