@@ -23,8 +23,10 @@ https://arxiv.org/abs/1604.00923.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -33,8 +35,12 @@ from mbrl.data.datasets import Dataset
 Estimator = Literal["per_decision", "weighted", "doubly_robust", "weighted_doubly_robust"]
 RESAMPLES = 2_000
 """Bootstrap samples of an interval."""
+_BLOCK = 100
+"""Bootstrap samples that are looked at together."""
 _HUGE = 600.0
 """Logarithm of the largest weight that is worked with: beyond, estimates mean nothing, and should not overflow."""
+Weigh = Callable[[np.ndarray], np.ndarray]
+"""Estimates [samples], for episodes that count `counts` [samples, episodes] times."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ class Interval(NamedTuple):
     low: float
     high: float
     effective: float
-    """Episodes that would tell as much if all weights were the same, (sum w)^2 / sum w^2, at the last step at which
-    all episodes count; far below their number, the estimate hangs on a few of them."""
+    """Episodes that would tell as much if all weights were the same, (sum w)^2 / sum w^2 over the episodes that count
+    at a step, where it is least; far below their number, the estimate hangs on a few of them. 0: on none."""
 
 
 def episodes_of(
@@ -138,65 +144,83 @@ def episodes_of(
     )
 
 
-def estimate(
+def estimate(episodes: Episodes, estimator: Estimator, **settings: Any) -> Interval:
+    """One of `estimates`."""
+    return estimates(episodes, (estimator,), **settings)[estimator]
+
+
+def estimates(
     episodes: Episodes,
-    estimator: Estimator,
+    names: Sequence[Estimator],
     *,
     discount: float,
     seed: int = 0,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
-) -> Interval:
-    """An estimate of the discounted value, with a percentile interval of the bootstrap over episodes.
+) -> dict[Estimator, Interval]:
+    """Estimates of the discounted value, with percentile intervals of one bootstrap over episodes.
+
+    All are NaN where the policy does nothing of what the data did, up to some step: then no episode tells of it.
 
     Raises:
-        ValueError: the estimator is unknown or needs critics that are not given, or a number is out of range.
+        ValueError: an estimator is unknown or needs critics that are not given, or a number is out of range.
     """
-    if estimator not in get_args(Estimator):
-        raise ValueError(f"estimator: expected one of {', '.join(get_args(Estimator))}, got {estimator!r}")
-    if "robust" in estimator and episodes.q is None:
-        raise ValueError(f"estimator: expected one without critics, as episodes have none, got {estimator!r}")
+    for name in names:
+        if name not in get_args(Estimator):
+            raise ValueError(f"estimator: expected one of {', '.join(get_args(Estimator))}, got {name!r}")
+        if "robust" in name and episodes.q is None:
+            raise ValueError(f"estimator: expected one without critics, as episodes have none, got {name!r}")
     if not 0 < confidence < 1 or not 0 <= discount <= 1:
         raise ValueError(
             f"confidence, discount: expected numbers in (0, 1) and [0, 1], got {confidence} and {discount}"
         )
+    effective = effective_episodes(episodes)
+    if effective == 0:
+        return dict.fromkeys(names, Interval(math.nan, math.nan, math.nan, 0.0))
     count = len(episodes.known)
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    counts = np.concatenate([np.ones((1, count)), draws])
-    estimates = _ESTIMATORS[estimator](episodes, counts, discount)
-    tail = 50 * (1 - confidence)
-    low, high = np.nanpercentile(estimates[1:], [tail, 100 - tail])
-    return Interval(float(estimates[0]), float(low), float(high), effective_episodes(episodes))
+    made = {name: _ESTIMATORS[name](episodes, discount) for name in names}
+    values = {name: float(weigh(np.ones((1, count)))[0]) for name, weigh in made.items()}
+    drawn: dict[Estimator, list[np.ndarray]] = {name: [] for name in names}
+    stream = np.random.default_rng(seed)
+    for first in range(0, resamples, _BLOCK):
+        size = min(_BLOCK, resamples - first)
+        counts = stream.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+        for name, weigh in made.items():
+            drawn[name].append(weigh(counts))
+    tail, found = 50 * (1 - confidence), {}
+    for name in names:
+        low, high = np.nanpercentile(np.concatenate(drawn[name]), [tail, 100 - tail])
+        found[name] = Interval(values[name], float(low), float(high), effective)
+    return found
 
 
 def effective_episodes(episodes: Episodes) -> float:
-    """(sum w)^2 / sum w^2 at the last step at which all episodes count."""
-    last = int(episodes.counted.all(0).sum()) - 1
-    log_weight = episodes.log_weight[:, last]
-    if not np.isfinite(log_weight.max()):
-        return 0.0
-    weight = np.exp(log_weight - log_weight.max())
-    return float(weight.sum() ** 2 / np.square(weight).sum())
+    """(sum w)^2 / sum w^2 over the episodes that count at a step, at the step where it is least.
 
-
-def _per_decision(episodes: Episodes, counts: np.ndarray, discount: float) -> np.ndarray:
-    """[samples] for episodes that count `counts` [samples, episodes] times."""
-    earned = np.exp(np.minimum(episodes.log_weight, _HUGE)) * episodes.reward
-    means = _divided(counts @ earned, counts @ episodes.counted.astype(np.float64))
-    return means @ _powers(episodes, discount)
-
-
-def _weighted(episodes: Episodes, counts: np.ndarray, discount: float) -> np.ndarray:
+    One episode more, whatever its length and weights, raises it by 1 at most.
+    """
     weight = _relative(episodes.log_weight, episodes.counted)
-    means = _divided(counts @ (weight * episodes.reward), counts @ weight)
-    return means @ _powers(episodes, discount)
+    total = weight.sum(0)
+    return float(np.divide(total**2, np.square(weight).sum(0), out=np.zeros_like(total), where=total > 0).min())
 
 
-def _doubly_robust(episodes: Episodes, counts: np.ndarray, discount: float) -> np.ndarray:
+def _per_decision(episodes: Episodes, discount: float) -> Weigh:
+    earned, counted = _huge(episodes.log_weight) * episodes.reward, episodes.counted.astype(np.float64)
+    powers = _powers(episodes, discount)
+    return lambda counts: _divided(counts @ earned, counts @ counted) @ powers
+
+
+def _weighted(episodes: Episodes, discount: float) -> Weigh:
+    weight = _relative(episodes.log_weight, episodes.counted)
+    earned, powers = weight * episodes.reward, _powers(episodes, discount)
+    return lambda counts: _divided(counts @ earned, counts @ weight) @ powers
+
+
+def _doubly_robust(episodes: Episodes, discount: float) -> Weigh:
     """By the recursion, backwards from the observation that each episode led to."""
     assert episodes.q is not None
     assert episodes.v is not None
-    ratio, last = np.exp(np.minimum(episodes.log_ratio, _HUGE)), episodes.known.sum(1)
+    ratio, last = _huge(episodes.log_ratio), episodes.known.sum(1)
     rows = np.arange(len(last))
     value = np.zeros(len(last))
     for t in reversed(range(episodes.known.shape[1])):
@@ -206,10 +230,10 @@ def _doubly_robust(episodes: Episodes, counts: np.ndarray, discount: float) -> n
         with np.errstate(over="ignore"):
             before = np.clip(episodes.v[:, t] + ratio[:, t] * surprise, -np.exp(_HUGE), np.exp(_HUGE))
         value = np.where(episodes.known[:, t], before, value)
-    return _divided(counts @ value, counts.sum(1))
+    return lambda counts: _divided(counts @ value, counts.sum(1))
 
 
-def _weighted_doubly_robust(episodes: Episodes, counts: np.ndarray, discount: float) -> np.ndarray:
+def _weighted_doubly_robust(episodes: Episodes, discount: float) -> Weigh:
     """Where an episode was cut it goes on with V(s_T), as one that ended goes on with 0."""
     assert episodes.q is not None
     assert episodes.v is not None
@@ -219,16 +243,21 @@ def _weighted_doubly_robust(episodes: Episodes, counts: np.ndarray, discount: fl
     before = np.concatenate([np.ones((len(weight), 1)), weight[:, :-1]], 1)
     cut = np.where(episodes.terminated, 0.0, 1.0)[:, None] * episodes.v
     at_end = np.arange(cut.shape[1]) == episodes.known.sum(1)[:, None]
-    surprise = np.where(episodes.known, episodes.reward - episodes.q, 0.0)
-    ahead = np.where(episodes.known, episodes.v[:, :-1], np.where(at_end[:, :-1], cut[:, :-1], 0.0))
-    means = _divided(counts @ (weight * surprise), counts @ weight)
-    means += _divided(counts @ (before * ahead), counts @ before)
-    final = np.where(at_end[:, -1:], cut[:, -1:], 0.0)
-    tail = _divided(counts @ (weight[:, -1:] * final), counts @ weight[:, -1:])[:, 0]
-    return means @ powers + powers[-1] * discount * tail
+    surprise = weight * np.where(episodes.known, episodes.reward - episodes.q, 0.0)
+    ahead = before * np.where(episodes.known, episodes.v[:, :-1], np.where(at_end[:, :-1], cut[:, :-1], 0.0))
+    final = weight[:, -1:] * np.where(at_end[:, -1:], cut[:, -1:], 0.0)
+
+    def weigh(counts: np.ndarray) -> np.ndarray:
+        total = counts @ weight
+        means = _divided(counts @ surprise, total) + _divided(counts @ ahead, counts @ before)
+        tail = _divided(counts @ final, total[:, -1:])[:, 0]
+        values: np.ndarray = means @ powers + powers[-1] * discount * tail
+        return values
+
+    return weigh
 
 
-_ESTIMATORS = {
+_ESTIMATORS: dict[Estimator, Callable[[Episodes, float], Weigh]] = {
     "per_decision": _per_decision,
     "weighted": _weighted,
     "doubly_robust": _doubly_robust,
@@ -238,6 +267,11 @@ _ESTIMATORS = {
 
 def _powers(episodes: Episodes, discount: float) -> np.ndarray:
     return discount ** np.arange(episodes.known.shape[1])
+
+
+def _huge(log: np.ndarray) -> np.ndarray:
+    """Ratios and weights as numbers, cut to the largest that is worked with."""
+    return np.exp(np.minimum(log, _HUGE))
 
 
 def _relative(log_weight: np.ndarray, counted: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ import torch
 from scipy.stats import spearmanr, t
 
 from mbrl.data.datasets import Dataset, dataset_buffer
-from mbrl.experiments.importance import Episodes, Estimator, episodes_of, estimate
+from mbrl.experiments.importance import Episodes, Estimator, episodes_of, estimate, estimates
 from mbrl.learners.fqe import FQEConfig
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.pipelines.agents import Agent
@@ -85,7 +85,8 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         if math.isnan(self.value):
             return f"{self.name:24}{'-':>10}  {self.note}"
-        return f"{self.name:24}{self.value:10.2f}  [{self.low:.2f}, {self.high:.2f}]  {self.note}".rstrip()
+        interval = "" if math.isnan(self.low) else f"[{self.low:.2f}, {self.high:.2f}]  "
+        return f"{self.name:24}{self.value:10.2f}  {interval}{self.note}".rstrip()
 
 
 def evaluate_policy(
@@ -193,8 +194,12 @@ def importance_estimates(dataset: Dataset, policy: TargetPolicy, fitted: FittedQ
     except ValueError as error:
         return [Estimate("importance sampling", math.nan, math.nan, math.nan, f"not possible: {error}")]
     made = []
-    for name in names:
-        one = estimate(episodes, name, discount=config.discount, seed=config.seed, confidence=config.confidence)
+    found = estimates(episodes, names, discount=config.discount, seed=config.seed, confidence=config.confidence)
+    for name, one in found.items():
+        if one.effective == 0:
+            note = "all weights are 0: no episode does up to its end what the policy does"
+            made.append(Estimate(name, math.nan, math.nan, math.nan, note))
+            continue
         note = f"as good as {one.effective:.1f} episodes"
         if one.effective < 10:
             note += ": believe little of it"

@@ -5,10 +5,12 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mbrl.data.datasets import Dataset
 from mbrl.experiments import importance
-from mbrl.experiments.importance import Episodes, effective_episodes, episodes_of, estimate
+from mbrl.experiments.importance import Episodes, effective_episodes, episodes_of, estimate, estimates
 from tests.mbrl.tabular_cases import (
     BEHAVIOUR,
     DISCOUNT,
@@ -67,8 +69,32 @@ def test_estimates_worked_out_by_hand(estimator, expected):
 
 
 def test_effective_episodes_worked_out_by_hand():
-    """At the first step, the last at which both count: weights 2 and 0.5."""
-    assert effective_episodes(by_hand()) == pytest.approx(2.5**2 / (4 + 0.25))
+    """Both count at the first step, with weights 2 and 0.5; of the second one episode alone tells."""
+    made = by_hand()
+    assert effective_episodes(made) == 1
+    both = Episodes(made.reward, made.log_ratio, made.known, np.array([True, True]))
+    assert effective_episodes(both) == pytest.approx(2.5**2 / (4 + 0.25))  # of the second weights 1 and 0.5 tell more
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), scale=st.floats(0, 5), length=st.integers(1, 6))
+def test_one_episode_more_is_as_good_as_one_at_most(seed, scale, length):
+    """However short it is and whatever its weights: a short one must not hide what happens behind its end."""
+    rng = np.random.default_rng(seed)
+    lengths = np.append(rng.integers(2, 7, 8), length)
+    known = np.arange(6) < lengths[:, None]
+    ended = np.append(rng.random(8) < 0.3, False)
+    whole = Episodes(0.0 * known, scale * rng.normal(size=(9, 6)) * known, known, ended)
+    fewer = Episodes(*(x[:8] for x in (whole.reward, whole.log_ratio, known, ended)))
+    assert effective_episodes(whole) <= effective_episodes(fewer) + 1 + 1e-9
+
+
+def test_blocks_of_the_bootstrap_make_no_difference(monkeypatch):
+    """All estimators see the same samples, however many are looked at together."""
+    together = estimates(drawn(0), ALL, discount=DISCOUNT, resamples=50)
+    monkeypatch.setattr(importance, "_BLOCK", 7)
+    for name in ALL:
+        assert estimate(drawn(0), name, discount=DISCOUNT, resamples=50) == pytest.approx(together[name], rel=1e-12)
 
 
 def every_episode(steps: int) -> tuple[Dataset, np.ndarray]:
@@ -104,11 +130,11 @@ def test_there_is_no_bias(wrong):
     steps = [np.einsum("sa,sat->st", TARGET, (1 - END)[..., None] * MOVES)] * 2
     critic = exact()[0] + wrong * np.array([[2.0, -1.0], [0.5, 1.0], [-3.0, 0.0]])
     tail = DISCOUNT**2 * START @ steps[0] @ steps[1] @ (TARGET * critic).sum(1)  # cut episodes go on with the critics
-    assert importance._doubly_robust(made, counts, DISCOUNT)[0] == pytest.approx(exact_for(2) + tail, rel=1e-12)
-    assert importance._per_decision(made, counts, DISCOUNT)[0] == pytest.approx(exact_for(2), rel=1e-12)
+    assert importance._doubly_robust(made, DISCOUNT)(counts)[0] == pytest.approx(exact_for(2) + tail, rel=1e-12)
+    assert importance._per_decision(made, DISCOUNT)(counts)[0] == pytest.approx(exact_for(2), rel=1e-12)
     # All episodes at once: the weights of any step sum up to 1.
-    assert importance._weighted(made, counts, DISCOUNT)[0] == pytest.approx(exact_for(2), rel=1e-12)
-    weighted = importance._weighted_doubly_robust(made, counts, DISCOUNT)[0]
+    assert importance._weighted(made, DISCOUNT)(counts)[0] == pytest.approx(exact_for(2), rel=1e-12)
+    weighted = importance._weighted_doubly_robust(made, DISCOUNT)(counts)[0]
     assert weighted == pytest.approx(exact_for(2) + tail, rel=1e-12)
 
 
@@ -153,8 +179,10 @@ def test_policies_that_share_nothing_with_the_data_overflow_nothing():
     made = by_hand()
     for size in (2_000.0, -2_000.0, -np.inf):
         far = Episodes(made.reward, np.full((2, 2), size), made.known, made.terminated, made.q, made.v)
-        for name in ALL:
-            assert not np.isnan(estimate(far, name, discount=0.9).value)
+        for name in ALL:  # where all weights are 0 nothing is known, and 0.00 would be a lie
+            found = estimate(far, name, discount=0.9)
+            assert np.isnan(found.value) == (size == -np.inf)
+            assert found.effective == (0 if size == -np.inf else 1)
 
 
 def test_unknown_behaviour_is_told_with_its_row():
