@@ -38,7 +38,7 @@ class GatedState(NamedTuple):
     disagreement: Float[Tensor, "batch"]
     """Of the elites about the action that MPC wanted to take."""
     gated: Tensor
-    """Bool [batch]: whether the fallback's action was taken."""
+    """Bool [batch]: whether the fallback's action was taken: MPC's was too uncertain, or of no valid plan."""
 
 
 def disagreement_quantile(dynamics: EnsembleDynamics, dataset: Dataset, quantile: float = 0.99) -> float:
@@ -113,8 +113,8 @@ class PessimisticMPC:
             deterministic: handed to the fallback.
 
         Returns:
-            MPC's action, or the fallback's where the gate is shut: where the ensemble disagrees or has said nothing
-            finite.
+            MPC's action, or the fallback's where the gate is shut: where the ensemble disagrees, has said nothing finite,
+            or no plan is valid.
         """
         planned, mpc = self.mpc.predict(observation, state.mpc if state else None, episode_start)
         safe, memory = self.fallback.predict(
@@ -125,7 +125,8 @@ class PessimisticMPC:
         wanted = torch.as_tensor(planned).reshape(len(rows), *np.shape(planned)[np.ndim(observation) - 1 :])
         start = self.dynamics.reset(rows)
         disagreement = self.dynamics.uncertainty(start, wanted.to(start.obs.device))
-        shut = ~(disagreement <= self.threshold)  # NaN too
+        # NaN too; and MPC only holds its last action where the plan under way is not valid.
+        shut = ~(disagreement <= self.threshold) | ~mpc.plan.valid.to(disagreement.device)
         mask = shut.cpu().numpy().reshape(np.shape(safe)[: np.ndim(observation) - 1])
         wide = mask.reshape(mask.shape + (1,) * (safe.ndim - mask.ndim))
         action = np.where(wide, safe, np.asarray(planned).astype(safe.dtype))

@@ -96,6 +96,23 @@ def test_nothing_finite_shuts_the_gate(ensemble):
     assert state.gated.all()
 
 
+@pytest.mark.parametrize("replan_every", [1, 3])
+def test_the_gate_is_shut_where_no_plan_is_valid(ensemble, replan_every):
+    """The ensemble agrees, but rewards right of 0.2 are NaN: there is nothing to be executed but the fallback."""
+
+    def reward(obs, action, next_obs):
+        return torch.where(obs[:, 0] > 0.2, torch.nan, next_obs[:, 0])
+
+    dynamics = EnsembleDynamics(ensemble, reward=reward, penalty=penalty_function("pairwise", ensemble))
+    made = PessimisticMPC(PLANNER, Problem(dynamics, particles=5), Zero(), math.inf, replan_every=replan_every)
+    obs, state = np.array([[-0.9], [0.5]], np.float32), None
+    for _ in range(3):
+        action, state = made.predict(obs, state)
+        assert state.gated.tolist() == [False, True]
+        assert action[0] != 0
+        assert action[1] == 0
+
+
 def test_a_penalty_keeps_plans_within_the_data(ensemble):
     """Paid to go right, without a penalty MPC leaves the data; with a heavy one it stops at their edge."""
     ends = {}
