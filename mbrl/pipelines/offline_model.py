@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,7 @@ from mbrl.data.datasets import Dataset
 from mbrl.envs.tasks import Task, task_of
 from mbrl.learners import files
 from mbrl.models.ensemble_dynamics import Penalty
+from mbrl.models.fit import check_holdout
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty, penalty_function
 from mbrl.pipelines.agent_checks import check_data_match
@@ -98,9 +100,11 @@ def learned_model(
         penalty: see `LearnedModel`.
 
     Raises:
-        ValueError: the agent is for other observations or actions, or the data disagree with rewards or ends.
+        ValueError: the agent is for other observations or actions, the data disagree with rewards or ends, or the
+            holdout leaves no row on one side.
     """
     check_data_match(dataset, agent, config.device)
+    check_holdout(len(dataset), config.holdout, config.max_holdout)
     info = dataset.info
     known = task_of(info.env_id, info.env_kwargs) if info.env_id else None
     settings: Any = config
@@ -128,8 +132,10 @@ def fit_once(
 ) -> dict[str, float]:
     """Fit the model, or take it from the cache; what to log.
 
-    A cached model is the one that would be fitted, bit for bit: the file is found by the dataset's hash, the settings
-    that decide the model, its seed and the kind of device. A damaged one is made anew, with a warning.
+    A cached model is one that was fitted to the same data by the same program: the file is found by the dataset's hash,
+    the settings that decide the model, its seed, the kind of device, the number of threads, and the versions of PyTorch
+    and of this library. On the processor that it was fitted on, it is the model that would be fitted now, bit for bit.
+    A damaged file is made anew, and one that can't be written is done without, with a warning.
     """
     started, path = time.perf_counter(), None
     if config.model_cache is not None:
@@ -141,7 +147,10 @@ def fit_once(
         if path is not None:
             named = model.state_dict()
             stored = {"names": list(named), "row": row, "steps": count.model_gradient_steps}
-            files.save(path, _KIND, stored, list(named.values()))
+            try:
+                files.save(path, _KIND, stored, list(named.values()))
+            except OSError as error:
+                warnings.warn(f"model_cache: the fitted model can't be kept for other runs: {error}", stacklevel=3)
     return {**row, "time/fit_seconds": time.perf_counter() - started}
 
 
@@ -166,9 +175,18 @@ def _key(model: LearnedModel, dataset: Dataset, config: OfflineModelConfig) -> s
     ensemble = model.ensemble
     settings = {name: getattr(config, name) for name in _DECIDING}
     learned = [ensemble.learned_reward, model.learns_ends]
-    device = [ensemble.device.type, str(ensemble.dtype), ensemble.seen.tolist()]
-    text = json.dumps([CACHE, dataset.hash(), settings, model.seed, learned, device])
+    device = [ensemble.device.type, str(ensemble.dtype), ensemble.seen.tolist(), torch.get_num_threads()]
+    text = json.dumps([CACHE, _versions(), dataset.hash(), settings, model.seed, learned, device])
     return f"{dataset.hash()[:12]}-{derive(text):016x}"
+
+
+def _versions() -> list[str]:
+    """Of what computes the fit."""
+    try:
+        own = metadata.version("mbrl-planners")
+    except metadata.PackageNotFoundError:  # run from its source, which `CACHE` tells apart
+        own = ""
+    return [own, torch.__version__]
 
 
 def _read(model: LearnedModel, path: Path, count: Counters) -> dict[str, float] | None:

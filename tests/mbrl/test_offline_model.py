@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mbrl.data.datasets import Dataset, DatasetInfo, dataset_buffer
+from mbrl.pipelines import offline_model
 from mbrl.pipelines.agents import SAC
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.learned_model import LearnedModel
@@ -81,6 +82,27 @@ def test_another_model_is_another_file(tmp_path: Path, changed: dict[str, Any], 
     _, row, _ = fitted(pole(), cached(tmp_path, **changed), seed)
     assert "model/cached" not in row
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_another_program_makes_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted(pole(), cached(tmp_path))
+    for owner, name, value in (
+        (torch, "get_num_threads", lambda: 64),
+        (torch, "__version__", "9.9"),
+        (offline_model.metadata, "version", lambda _: "9.9"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            assert "model/cached" not in fitted(pole(), cached(tmp_path))[1]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_cache_that_cannot_be_written_costs_no_fit(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="model_cache: the fitted model can't be kept for other runs"):
+        model, row, _ = fitted(pole(), cached(tmp_path / "file"))
+    assert "model/cached" not in row
+    same(model.state_dict(), fitted(pole(), CONFIG)[0].state_dict())
 
 
 def test_other_data_are_another_file_and_runs_may_share_a_seed(tmp_path: Path) -> None:
@@ -175,6 +197,11 @@ def test_data_of_another_task_are_refused() -> None:
         model_of(wrong, replace(CONFIG, termination="task"))
     with pytest.raises(ValueError, match="the task's reward disagrees with the environment in row 0"):
         model_of(replace(pole(), rewards=pole().rewards + 1), replace(CONFIG, reward="task"))
+
+
+def test_a_holdout_without_a_row_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(ValueError, match=r"holdout: expected a share that leaves rows on both sides, got 0.02 of 20"):
+        model_of(pole(), replace(CONFIG, holdout=0.02))
 
 
 def test_the_weight_is_in_usual_rewards() -> None:
