@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -11,10 +12,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from mbrl.data.dataset_checks import check_dataset
-from mbrl.data.dataset_info import DatasetError
+from mbrl.data.dataset_info import DatasetError, info_from
 from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
 from mbrl.experiments.evaluate import evaluate
+from mbrl.experiments.offline_data import same_info, with_bounds
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import UPDATE, X_AXIS, Run
 from mbrl.experiments.scores import normalized_score
@@ -55,7 +57,8 @@ def _with_model(config: type, train: Callable[..., Any], preset: Callable[..., A
 
 
 MODELS = str(Path("runs") / ".models")
-"""Where runs with a model keep fitted ones for others, unless they are told otherwise."""
+"""Where runs with a model keep fitted ones for others, unless they are told otherwise; in the folder of the runs, where
+that is another one than runs."""
 
 OFFLINE: dict[str, OfflineAlgorithm] = {
     "mopo": _with_model(MOPOConfig, train_mopo, mopo_preset),
@@ -87,7 +90,8 @@ def create_offline_run(
         learner: settings of its learner, which say which agent it is.
         seed: of everything random.
         env_id: Gymnasium id of the environment to evaluate in; None: the dataset's, and where it names none that is
-            here, no evaluation, which a warning says.
+            here, no evaluation, which a warning says. Where the dataset does not say the bounds of its actions, they
+            are this environment's; without one those of the data, which a warning says, too.
         tensorboard: whether to write TensorBoard events, too.
 
     Raises:
@@ -96,11 +100,16 @@ def create_offline_run(
     """
     path = Path(dataset).resolve()
     data = open_dataset(path)
-    check_dataset(data, allow=("constant", "single"))  # nothing to be proud of, but it can be learned from
-    agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
-    chosen = _evaluated_in(data, agent, env_id)
+    chosen, env = _evaluated_in(data, env_id)
+    with contextlib.nullcontext() if env is None else closing(env):
+        data = with_bounds(data, env)
+        check_dataset(data, allow=("constant", "single"))  # nothing to be proud of, but it can be learned from
+        agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
+        if env is not None:
+            check_match(env, agent, str(agent.device))
     with contextlib.suppress(Ready):
         OFFLINE[algorithm].train(data, agent, config, seed=seed, recorder=UpToTheFirstStep())
+    config = _with_cache(config, Path(root))
     settings = {
         X_AXIS: UPDATE,
         "loop": asdict(config),
@@ -182,7 +191,7 @@ def run_dataset(run: Run, path: str | Path | None = None) -> Dataset:
         path: where it is now; None: where it was.
 
     Raises:
-        ValueError: it is not there, or is another one.
+        ValueError: it is not there, is another one, or says of another environment or of other bounds that it is.
     """
     stored = run.config["dataset"]
     place = Path(path or stored["path"]).resolve()
@@ -197,7 +206,7 @@ def run_dataset(run: Run, path: str | Path | None = None) -> Dataset:
             f"dataset: expected the one that {run.path} learns from, with the hash {stored['hash'][:12]}..., got "
             f"another one in {place}: {data.hash()[:12]}..."
         )
-    return data
+    return replace(data, info=same_info(data.info, info_from(json.dumps(stored["info"]), run.path), place))
 
 
 def offline_env(run: Run, *, render_mode: str | None = None) -> gym.Env:
@@ -242,12 +251,20 @@ class _Environment(NamedTuple):
     env_kwargs: dict[str, Any]
 
 
-def _evaluated_in(data: Dataset, agent: Agent, env_id: str | None) -> _Environment | None:
-    """The environment for evaluations, tried out; None where the dataset names none that is here."""
+def _with_cache(config: Any, root: Path) -> Any:
+    """Settings whose cache of models, where they have one, is where every process finds it."""
+    place = getattr(config, "model_cache", None)
+    if place is None:
+        return config
+    return replace(config, model_cache=str((root / Path(MODELS).name if place == MODELS else Path(place)).resolve()))
+
+
+def _evaluated_in(data: Dataset, env_id: str | None) -> tuple[_Environment, gym.Env] | tuple[None, None]:
+    """The environment for evaluations, and what it is called; None where the dataset names none that is here."""
     own = data.info.env_id
     if env_id is None and own is None:
         _warn("the dataset does not say which environment it is of")
-        return None
+        return None, None
     chosen = env_id or str(own)
     # The dataset's options are those of its own environment, however its module is named.
     kwargs = dict(data.info.env_kwargs) if own is not None and chosen.rpartition(":")[2] == own else {}
@@ -257,10 +274,8 @@ def _evaluated_in(data: Dataset, agent: Agent, env_id: str | None) -> _Environme
         if env_id is not None:
             raise
         _warn(str(error))
-        return None
-    with contextlib.closing(env):
-        check_match(env, agent, str(agent.device))
-    return _Environment(chosen, kwargs)
+        return None, None
+    return _Environment(chosen, kwargs), env
 
 
 def _warn(reason: str) -> None:

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 
 from mbrl.cli import main
-from mbrl.data.datasets import save_dataset
+from mbrl.data.datasets import DatasetInfo, save_dataset
 from mbrl.experiments import runs
 from mbrl.experiments.checkpoint import load_checkpoint
-from mbrl.experiments.offline_runs import run_dataset
+from mbrl.experiments.offline_runs import OFFLINE, run_dataset
 from mbrl.experiments.run import Run, read_metrics
-from mbrl.pipelines.offline_config import DEFAULTS
 from tests.mbrl.offline_cases import ENV_ID, pendulum_data
 
 UPDATES = 60
@@ -28,7 +27,12 @@ TINY = (
     f"--total-updates {UPDATES} --batch-size 8 --hidden 8 8 --log-every 20 --eval-every 30 --eval-episodes 1 "
     "--checkpoint-every 10"
 ).split()
-ALL = pytest.mark.parametrize("algorithm", DEFAULTS)
+_MODEL = (
+    f"--rollout-every {UPDATES // 3} --rollout-starts 20 --rollout-length 2 --members 2 --elites 2 --model-hidden 8 "
+    "--model-max-steps 5"
+).split()
+WITH_MODEL = {"mopo": _MODEL, "combo": [*_MODEL, "--actions", "2"], "mobile": [*_MODEL, "--samples", "1"]}
+ALL = pytest.mark.parametrize("algorithm", OFFLINE)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +41,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(algorithm: str, dataset: Path, root: Path) -> list[str]:
-    return ["train", algorithm, "--dataset", str(dataset), "--seed", "3", "--root", str(root), *TINY]
+    return [
+        "train",
+        algorithm,
+        "--dataset",
+        str(dataset),
+        "--seed",
+        "3",
+        "--root",
+        str(root),
+        *TINY,
+        *WITH_MODEL.get(algorithm, []),
+    ]
+
+
+def only_run(root: Path) -> Path:
+    """Beside the cache of models."""
+    (path,) = root.glob("*__*")
+    return path
 
 
 def train(algorithm: str, dataset: Path, root: Path, *more: str) -> Path:
     assert main([*command(algorithm, dataset, root), *more]) == 0
-    (path,) = root.iterdir()
-    return path
+    return only_run(root)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +80,13 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def outcome(run: Path) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """The metrics without their timings, and everything that the last checkpoint holds."""
+    """The metrics without timings and without where a model came from, and all that the last checkpoint holds."""
     rows = [
-        {k: v for k, v in row.items() if not k.startswith("time/") or k == "time/total_timesteps"}
+        {
+            k: v
+            for k, v in row.items()
+            if k == "time/total_timesteps" or not (k.startswith("time/") or k == "model/cached")
+        }
         for row in read_metrics(run)
     ]
     return rows, {name: tensor.numpy().tobytes() for name, tensor in load_checkpoint(run)[0].items()}
@@ -85,8 +109,7 @@ def kill_at_random(arguments: list[str], root: Path) -> Path:
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    (path,) = root.iterdir()
-    return path
+    return only_run(root)
 
 
 def updates(root: Path) -> int:
@@ -94,7 +117,9 @@ def updates(root: Path) -> int:
     return max((int(name.split("-step")[1]) for name in names), default=0)
 
 
-@pytest.mark.parametrize("algorithm", ["td3bc", "cql"])  # tests/mbrl/test_offline.py stops and resumes all of them
+@pytest.mark.parametrize(
+    "algorithm", ["td3bc", "cql", "mopo"]
+)  # tests/mbrl/test_offline.py stops and resumes all of them
 def test_killed_and_resumed_equals_uninterrupted(algorithm: str, dataset: Path, trained: Any, tmp_path: Path) -> None:
     run = kill_at_random(command(algorithm, dataset, tmp_path), tmp_path)
     assert updates(tmp_path) < UPDATES
@@ -129,8 +154,9 @@ def test_the_end_tells_the_last_evaluations_and_the_best(
     assert run.name.startswith(f"{ENV_ID}__bc__3__")
 
 
-def test_the_run_remembers_its_dataset(dataset: Path, trained: Any) -> None:
-    run = Run.open(trained("td3bc"))
+@ALL
+def test_the_run_remembers_its_dataset_and_where_models_are(algorithm: str, dataset: Path, trained: Any) -> None:
+    run = Run.open(trained(algorithm))
     stored = json.loads((run.path / "config.json").read_text())["config"]["dataset"]
     assert stored["path"] == str(dataset)
     assert stored["hash"] == run_dataset(run).hash()
@@ -139,6 +165,9 @@ def test_the_run_remembers_its_dataset(dataset: Path, trained: Any) -> None:
     settings = runs.settings_of(run)
     assert settings["loop"].total_updates == UPDATES
     assert settings["learner"].hidden == (8, 8)
+    models = run.path.parent / ".models"
+    assert getattr(settings["loop"], "model_cache", None) == (str(models) if algorithm in WITH_MODEL else None)
+    assert len(list(models.glob("*"))) == (algorithm in WITH_MODEL)
 
 
 def test_minutes_end_a_run_that_then_goes_on(
@@ -194,6 +223,41 @@ def test_without_an_environment_there_is_no_evaluation(
     assert any("eval/mean_reward" in row for row in read_metrics(other))
 
 
+def test_bounds_that_a_dataset_does_not_say_are_the_environments(tmp_path: Path) -> None:
+    data = pendulum_data()
+    least, most = float(data.actions.min()), float(data.actions.max())
+    path = save_dataset(replace(data, info=DatasetInfo()), tmp_path / "data.hdf5")
+    run = train("bc", path, tmp_path / "runs", "--env-id", ENV_ID, "--minutes", "1e-6")
+    assert main(["resume", str(run)]) == 0
+    assert updates(tmp_path / "runs") == UPDATES
+    info = run_dataset(Run.open(run)).info
+    assert (info.action_low, info.action_high, info.env_id) == ((-2.0,), (2.0,), None)
+    with (
+        pytest.warns(UserWarning, match="no evaluation: the dataset does not say"),
+        pytest.warns(UserWarning, match="action bounds: .*write it anew with mbrl dataset import FILE.*--env-id ID"),
+    ):
+        other = train("bc", path, tmp_path / "more")
+    space = run_dataset(Run.open(other)).spaces()[1]
+    assert (space.low.item(), space.high.item()) == (least, most)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"env_id": "Other-v0"}, "expected the env_id that the run began with, Pendulum-v1, got Other-v0"),
+        ({"env_kwargs": {"g": 9.0}}, "expected the env_kwargs that the run began with, {}, got {'g': 9.0}"),
+        ({"action_high": (3.0,)}, "expected the action_high that the run began with, (2.0,), got (3.0,)"),
+    ],
+)
+def test_the_same_rows_of_another_environment_are_refused(
+    changed: dict[str, Any], message: str, trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pendulum_data()
+    path = save_dataset(replace(data, info=replace(data.info, **changed)), tmp_path / "data.hdf5")
+    assert main(["resume", str(trained("bc")), "--dataset", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_runs_that_act_and_runs_that_do_not_are_drawn_apart(
     trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +276,9 @@ def test_runs_that_act_and_runs_that_do_not_are_drawn_apart(
         ("train cql --dataset DATA --env-id NoSuchTask-v0", "NoSuchTask-v0"),
         ("train cql --dataset DATA --env-id InvertedPendulum-v5", "env: expected action_space"),
         ("train cql --dataset DATA --weight -1", "weight: expected 0 or more"),
+        ("train mopo --dataset DATA --preset paper", "preset: expected one of small for Pendulum-v1"),
+        ("train combo --dataset DATA --holdout 0.001", "holdout: expected a share that leaves rows on both sides"),
+        ("train mobile --dataset DATA --elites 1", "elites: expected at least 2"),
         ("train cql --dataset DATA --device cuda:99", "device: expected one that is here"),
         ("train iql --dataset DATA --distill", "distill: expected it with pets only"),
         ("train sac --dataset DATA --env-id Pendulum-v1", "dataset: expected none, for sac learns by acting"),
@@ -229,12 +296,15 @@ def test_bad_input_gets_one_clear_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_data_with_defects_are_refused_with_episode_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@ALL
+def test_data_with_defects_are_refused_with_episode_and_row(
+    algorithm: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = pendulum_data()
     rewards = data.rewards.copy()
     rewards[50] = np.nan
     path = save_dataset(replace(data, rewards=rewards), tmp_path / "data.hdf5")
-    assert main(command("iql", path, tmp_path / "runs")) == 2
+    assert main(command(algorithm, path, tmp_path / "runs")) == 2
     assert "episode 1, row 50" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 

@@ -1,0 +1,52 @@
+"""What a dataset is of, where runs learn from it: its bounds of actions, and whether it is what a run began with."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+
+from mbrl.data.dataset_info import DatasetInfo, info_from, info_text
+from mbrl.data.datasets import Dataset
+
+
+def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
+    """What a dataset says of itself, with the bounds that a run began with where it says none.
+
+    Args:
+        now: what it says.
+        began: what the run was told when it began.
+        place: of the dataset, for messages.
+
+    Raises:
+        ValueError: it is of another environment, or has other bounds.
+    """
+    unknown = now.action_low is None and now.actions is None
+    if unknown:
+        now = replace(now, action_low=began.action_low, action_high=began.action_high)
+    present = info_from(info_text(now), place)
+    for name in ("env_id", "env_kwargs", "action_low", "action_high", "actions"):
+        was, found = getattr(began, name), getattr(present, name)
+        if was != found:
+            raise ValueError(
+                f"dataset: expected the {name} that the run began with, {was}, got {found} in {place}: start a new run"
+            )
+    return present
+
+
+def with_bounds(data: Dataset, env: gym.Env | None) -> Dataset:
+    """The dataset with the bounds of an environment's actions, where it does not say them."""
+    if data.info.action_low is not None or data.action_dim is None:
+        return data
+    if env is None:
+        warnings.warn(
+            "action bounds: the dataset does not say them, so the policy stays between the least and the largest "
+            "actions in it; to say them, write it anew with mbrl dataset import FILE --out NEW --env-id ID, or pass "
+            "--env-id",
+            stacklevel=4,
+        )
+        return data
+    if not isinstance(env.action_space, gym.spaces.Box) or env.action_space.shape != (data.action_dim,):
+        return data  # which does not fit the environment, as is told where they are compared
+    low, high = (tuple(bound.tolist()) for bound in (env.action_space.low, env.action_space.high))
+    return replace(data, info=replace(data.info, action_low=low, action_high=high))
