@@ -126,11 +126,17 @@ class ReplayBuffer:
             self._renew(over)
         self._moved(1)
 
-    def extend_rows(self, batch: TransitionBatch) -> None:
-        """Add rows that have no order, such as those of a model: each is an episode of its own.
+    def extend_rows(self, batch: TransitionBatch, lengths: Int[Tensor, "episodes"] | None = None) -> None:
+        """Add rows that are no step of the environments: those of a model, or of logged episodes.
+
+        Args:
+            batch: the rows.
+            lengths: of whole episodes that they are, one after the other; None: rows that have no order, such as those
+                of a model: each is an episode of its own.
 
         Raises:
-            ValueError: a shape does not fit, or the buffer has more than one environment.
+            ValueError: a shape does not fit, lengths don't add up to the rows, or the buffer has more than one
+                environment.
         """
         if self.num_envs != 1:
             raise ValueError(
@@ -139,6 +145,8 @@ class ReplayBuffer:
             )
         rows = batch.obs.shape[0]
         self._check(batch, rows)
+        if lengths is not None and (int(lengths.sum()) != rows or bool((lengths < 1).any())):
+            raise ValueError(f"lengths: expected numbers from 1 that add up to {rows} rows, got {lengths.tolist()}")
         kept = min(rows, self._slots)
         slots = (self._head + torch.arange(rows - kept, rows, device=self.device)) % self._slots
         evicted = max(0, self._filled + kept - self._slots)
@@ -149,10 +157,11 @@ class ReplayBuffer:
         for at, *part in zip(slots.split(PACKED), *columns, strict=True):
             self._store[at, 0] = self._pack(TransitionBatch(*part)).to(self._store)
         # One id is left out so that the episode under way does not go on behind these rows.
-        first = self._next_episode
-        self._episode[slots, 0] = torch.arange(first, first + kept, device=self.device)
-        self._current.fill_(first + kept)
-        self._next_episode = first + kept + 1
+        first, count = self._next_episode, kept if lengths is None else len(lengths)
+        ids = torch.arange(first, first + count, device=self.device)
+        self._episode[slots, 0] = ids if lengths is None else ids.repeat_interleave(lengths.to(ids))[rows - kept :]
+        self._current.fill_(first + count)
+        self._next_episode = first + count + 1
         self._moved(rows)
 
     def end_episodes(self) -> None:

@@ -242,8 +242,18 @@ def dataset_buffer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     capacity: int | None = None,
+    episodes: bool = False,
 ) -> ReplayBuffer:
     """A replay buffer with the rows of a dataset, with room for more behind them where `capacity` says so.
+
+    Args:
+        dataset: its rows keep their order.
+        device: where the buffer lives.
+        dtype: of everything but flags.
+        capacity: of the buffer; None: as many as there are rows.
+        episodes: whether the buffer is to know which rows are one episode, as where steps go on behind them; then
+            `from_buffer` gives the dataset back, and a fit holds out whole episodes. Without, each row is one of its
+            own, and a fit holds out rows.
 
     Raises:
         ValueError: `capacity` is below the number of rows.
@@ -252,6 +262,14 @@ def dataset_buffer(
     if capacity < len(dataset):
         raise ValueError(f"capacity: expected room for the dataset's {len(dataset)} rows, got {capacity}")
     buffer = ReplayBuffer(capacity, dataset.obs_dim, dataset.action_dim, device=device, dtype=dtype)
+    if episodes:
+        from mbrl.data.formats import pieces
+
+        starts, lengths = np.append(0, dataset.ends + 1), torch.from_numpy(dataset.lengths)
+        for first, last in pieces(dataset.lengths, PACKED):
+            rows = dataset.transitions(device=device, dtype=dtype, rows=slice(starts[first], starts[last]))
+            buffer.extend_rows(rows, lengths[first:last])
+        return buffer
     for start in range(0, len(dataset), PACKED):
         buffer.extend_rows(dataset.transitions(device=device, dtype=dtype, rows=slice(start, start + PACKED)))
     return buffer

@@ -66,7 +66,7 @@ def train_online(
         )
     online = sac_of(agent, env)
     online.buffer = dataset_buffer(
-        dataset, device=online.device, dtype=online.learner.dtype, capacity=config.buffer_size
+        dataset, device=online.device, dtype=online.learner.dtype, capacity=config.buffer_size, episodes=True
     )
     return train_mbpo(
         env,

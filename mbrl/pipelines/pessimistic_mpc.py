@@ -113,8 +113,8 @@ class PessimisticMPC:
             deterministic: handed to the fallback.
 
         Returns:
-            MPC's action, or the fallback's where the gate is shut: where the ensemble disagrees, has said nothing finite,
-            or no plan is valid.
+            MPC's action, or the fallback's where the gate is shut: where the ensemble disagrees, has said nothing
+            finite, or no plan is valid.
         """
         planned, mpc = self.mpc.predict(observation, state.mpc if state else None, episode_start)
         safe, memory = self.fallback.predict(

@@ -74,6 +74,30 @@ def test_sampling_draws_what_the_buffer_draws() -> None:
         torch.testing.assert_close(a, b, equal_nan=True)
 
 
+@pytest.mark.parametrize("packed", [1, 5, 100])
+def test_a_buffer_gives_back_the_dataset_with_its_episodes(monkeypatch: pytest.MonkeyPatch, packed: int) -> None:
+    """However many rows go in at once; and steps behind them are another episode."""
+    monkeypatch.setattr("mbrl.data.datasets.PACKED", packed)
+    buffer = dataset_buffer(DATA, capacity=20, dtype=torch.float64, episodes=True)
+    again = from_buffer(buffer)
+    assert again.lengths.tolist() == [4, 3, 5]
+    for name in ("observations", "actions", "rewards", "terminated", "truncated", "log_probs"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(DATA, name))
+    one = DATA.transitions(dtype=torch.float64, rows=slice(0, 1))
+    buffer.extend(one)
+    assert from_buffer(buffer).lengths.tolist() == [4, 3, 5, 1]
+    mine, its = (
+        made.sample(20, generator=torch.Generator().manual_seed(1))
+        for made in (buffer, dataset_buffer(DATA.concatenate(DATA.select([0]).head(1)), dtype=torch.float64))
+    )
+    assert torch.equal(mine.obs, its.obs)  # which rows are drawn does not depend on episodes
+    with pytest.raises(ValueError, match="lengths: expected numbers from 1 that add up to 1 rows"):
+        buffer.extend_rows(one, torch.tensor([2]))
+    small = ReplayBuffer(6, 3, 2)
+    small.extend_rows(DATA.transitions(), torch.tensor([4, 3, 5]))
+    assert torch.unique(small.episode_ids(), return_counts=True)[1].tolist() == [1, 5]  # the oldest give way
+
+
 def test_episodes_are_chosen_cut_and_joined() -> None:
     whole = DATA.select([0]).concatenate(DATA.select([1, 2]))
     assert whole.hash() == DATA.hash()

@@ -81,6 +81,7 @@ def test_policy_data_and_model_go_on_together(trained):
     assert done.steps == 12
     assert len(done.buffer) == ROWS + 12
     torch.testing.assert_close(done.buffer.all().obs[:ROWS], dataset.transitions().obs)
+    assert from_buffer(done.buffer).lengths[: dataset.episodes].tolist() == dataset.lengths.tolist()
     assert done.policy.updates == agent.updates + 12
     moved = [not torch.equal(a, b) for a, b in zip(before, leaves(done.policy.state), strict=True)]
     assert any(moved)
