@@ -11,6 +11,7 @@ from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.networks import mlp
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.pipelines.agents import DQN, SAC, TD3, DiscreteSAC
+from mbrl.pipelines.offline_agents import AWAC, IQL
 from mbrl.seeding import generator
 from tests.mbrl.learner_cases import HIGH, LOW, OBS, batch_of
 
@@ -81,7 +82,15 @@ def test_an_agent_says_how_likely_its_actions_are():
     assert agent.log_prob(obs, action) == pytest.approx(expected.numpy(), abs=1e-4)
 
 
-def test_a_deterministic_policy_has_no_density():
-    agent = TD3(BOX, BOX, seed=0, hidden=(8,))
-    with pytest.raises(ValueError, match=r"policy: expected one that draws its actions .* got TD3"):
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (TD3, "TD3, whose policy is deterministic"),
+        (IQL, "IQL, whose policy cuts its draws off at the bounds"),
+        (AWAC, "AWAC, whose policy cuts its draws off at the bounds"),
+    ],
+)
+def test_a_policy_without_density_says_why(kind, why):
+    agent = kind(BOX, BOX, seed=0, hidden=(8,))
+    with pytest.raises(ValueError, match=rf"policy: expected one that draws its actions .* got {why}"):
         agent.log_prob(np.zeros((1, 3)), np.zeros((1, 3)))

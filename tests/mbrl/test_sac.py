@@ -270,6 +270,7 @@ def test_it_finds_the_best_action_of_a_bandit():
         ("subset", 0),
         ("actor_value", "median"),
         ("dropout", 1.0),
+        ("backup", "max"),
         ("actor_every", 0),
     ],
 )
