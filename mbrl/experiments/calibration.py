@@ -13,9 +13,9 @@ A weight that covers the error: MOPO's bound holds where, over the states that t
 
     E[weight * penalty] >= discount E|V(predicted s') - V(true s')|
 
-for the policy's value V, Yu et al. (2020), https://arxiv.org/abs/2005.13239, section 4.1. The suggestion is the
-smallest such weight. Comparing penalties with the true error of model rollouts: Lu et al. (2022),
-https://arxiv.org/abs/2110.04135, section 5.
+for the policy's value V, which is 0 behind an end, of the model or of the truth: Yu et al. (2020),
+https://arxiv.org/abs/2005.13239, section 4.1. The suggestion is the smallest such weight. Comparing penalties with the
+true error of model rollouts: Lu et al. (2022), https://arxiv.org/abs/2110.04135, section 5.
 """
 
 from __future__ import annotations
@@ -145,7 +145,11 @@ def calibrate(
         )
     gap = None
     if value is not None:
-        gap = discount * (value(found.predicted[kept]) - value(found.true[kept])).abs().double().cpu().numpy()
+        told, truth = (
+            value(obs[kept]) * ~end[kept].to(obs.device)
+            for obs, end in ((found.predicted, found.ended), (found.true, found.truly_ended))
+        )
+        gap = discount * (told - truth).abs().double().cpu().numpy()
     error, of_mean, step = (x[kept].numpy() for x in (found.error, found.of_mean, found.step))
     curves = {
         name: _curve(penalty[kept].double().cpu().numpy(), error, of_mean, step, gap)
@@ -166,6 +170,9 @@ class _Found(NamedTuple):
     error: Float[Tensor, "rows"]
     of_mean: Float[Tensor, "rows"]
     known: Bool[Tensor, "rows"]
+    ended: Bool[Tensor, "rows"]
+    """Whether the model's episode is over behind the step."""
+    truly_ended: Bool[Tensor, "rows"]
 
 
 def _replayed(
@@ -189,12 +196,16 @@ def _replayed(
     step = torch.arange(steps, device=obs.device)[:, None].expand(steps, starts).flatten()[alive]
     prediction = ensemble.predict(obs, action)
     mean, std = (x[ensemble.elites, :, : ensemble.obs_dim] for x in prediction)
-    true, known = replay(obs, action)
+    true, known, truly_ended = replay(obs, action)
     true = true.to(obs)
     error = _error(dynamics, ((obs + mean - true).square() + std.square()).mean(0).sqrt())
     own = {name: penalty(prediction).cpu() for name, penalty in penalties.items()}
     predicted = obs + mean.mean(0)
-    return _Found(step.cpu(), own, predicted, true, error, _error(dynamics, predicted - true), known)
+    ended = torch.zeros_like(known)
+    if dynamics.termination is not None:
+        ended = dynamics.termination(obs, action, predicted).cpu()
+    of_mean = _error(dynamics, predicted - true)
+    return _Found(step.cpu(), own, predicted, true, error, of_mean, known, ended, truly_ended)
 
 
 def _open_loop(
@@ -211,13 +222,13 @@ def _open_loop(
     g = generator(seed, "calibrate", device=ensemble.device)
     rows = dataset.transitions(device=ensemble.device, dtype=ensemble.dtype)
     ids = dataset.episode_ids()
-    fits = (ids[: len(ids) - steps + 1] == ids[steps - 1 :]).nonzero()[:, 0]
+    fits = (ids[: max(0, len(ids) - steps + 1)] == ids[steps - 1 :]).nonzero()[:, 0]
     if not len(fits):
         raise ValueError(f"dataset: expected an episode of {steps} steps or more, got none")
     first = fits[torch.randint(len(fits), (starts,), generator=g, device=g.device).cpu()].to(ensemble.device)
     state = dynamics.reset(rows.obs[first])
     total = {name: torch.zeros(starts) for name in penalties}
-    parts = []
+    parts, ended = [], torch.zeros(starts, dtype=torch.bool)
     for k in range(steps):
         obs, action = dynamics.observe(state), rows.action[first + k]
         prediction = ensemble.predict(obs, action)
@@ -225,9 +236,11 @@ def _open_loop(
         total = {name: total[name] + penalty(prediction).cpu() for name, penalty in penalties.items()}
         true = rows.next_obs[first + k]
         error = _error(dynamics, reached.obs - true)
-        parts.append(_Found(torch.full((starts,), k), total, reached.obs, true, error, error, error.isfinite()))
+        ended = ended | reached.terminated.cpu()
+        known, over = error.isfinite(), rows.terminated[first + k].cpu()
+        parts.append(_Found(torch.full((starts,), k), total, reached.obs, true, error, error, known, ended, over))
     columns = {name: torch.cat([part.penalties[name] for part in parts]) for name in penalties}
-    names = ("predicted", "true", "error", "of_mean", "known")
+    names = ("predicted", "true", "error", "of_mean", "known", "ended", "truly_ended")
     rest = (torch.cat([getattr(part, name) for part in parts]) for name in names)
     return _Found(torch.cat([part.step for part in parts]), columns, *rest)
 

@@ -22,6 +22,8 @@ class Truth(NamedTuple):
     next_obs: Float[Tensor, "rows obs"]
     known: Bool[Tensor, "rows"]
     """False: the true model can't be set to the state, or diverged."""
+    terminated: Bool[Tensor, "rows"]
+    """Whether the episode ends there."""
 
 
 Replay = Callable[[Tensor, Tensor], Truth]
@@ -56,12 +58,13 @@ def true_replay(env: gym.Env) -> Replay | None:
         action = action.double() if action.is_floating_point() else action
         full = torch.cat([obs.new_zeros(len(obs), left_out), obs], 1)
         known = _determined(model, full)
-        next_obs = obs.clone()
+        next_obs, terminated = obs.clone(), torch.zeros(len(obs), dtype=torch.bool)
         if bool(known.any()):
             _, step = model.step(model.reset(full[known]), action[known])
             fine = step.reward.isfinite() & step.obs.isfinite().all(1)
-            next_obs[known], known[known.clone()] = step.obs[:, left_out:].double(), fine
-        return Truth(next_obs, known)
+            next_obs[known], terminated[known] = step.obs[:, left_out:].double(), step.terminated
+            known[known.clone()] = fine
+        return Truth(next_obs, known, terminated)
 
     return replay
 

@@ -45,7 +45,7 @@ def line(rows: int = 60, episodes: int = 4) -> Dataset:
 
 def still(obs, action):
     """A world in which nothing ever moves: the true error is what the model moves by."""
-    return Truth(obs, torch.ones(len(obs), dtype=torch.bool))
+    return Truth(obs, torch.ones(len(obs), dtype=torch.bool), torch.zeros(len(obs), dtype=torch.bool))
 
 
 def no_action(obs, g):
@@ -100,15 +100,48 @@ def test_the_suggested_weight_covers_the_mean_loss_of_value():
     assert np.isnan(report().curves["constant"].weight)
 
 
+@pytest.mark.parametrize("model_ends", [False, True])
+@pytest.mark.parametrize("truth_ends", [False, True])
+def test_nothing_is_worth_anything_behind_an_end(model_ends, truth_ends):
+    """V is 7 everywhere: what is lost is nothing where both go on or both end, and 0.9 * 7 where one of them ends."""
+    model = dynamics()
+    if model_ends:
+        model.termination = lambda obs, action, next_obs: torch.ones(len(obs), dtype=torch.bool)
+
+    def replay(obs, action):
+        return still(obs, action)._replace(terminated=torch.full((len(obs),), truth_ends))
+
+    arguments = {"value": lambda obs: torch.full((len(obs),), 7.0), "discount": 0.9, "starts": 50, "steps": 1}
+    found = calibrate(model, no_action, line(), PENALTIES, replay=replay, **arguments)
+    assert found.curves["constant"].weight == pytest.approx(6.3 * (model_ends != truth_ends))
+    data = line()
+    if truth_ends:  # every episode ends in its first row
+        data = data.select([0, 1, 2, 3] * 5)
+        ends = np.ones(20, dtype=bool)
+        seen = data.observations.reshape(20, 16, 2)[:, :2].reshape(-1, 2)
+        data = Dataset(seen, data.actions[:20], data.rewards[:20], ends, ~ends, data.log_probs[:20], np.ones(20, int))
+    followed = calibrate(model, no_action, data, PENALTIES, replay=None, **arguments)
+    assert followed.curves["constant"].weight == pytest.approx(6.3 * (model_ends != truth_ends))
+
+
+def test_replay_knows_where_a_pole_has_fallen():
+    """From an angle of 0.19 at a speed of 2: 0.27 is beyond 0.2, where an episode of the pole ends."""
+    replay = true_replay(make_env("InvertedPendulum-v5", as_registered=True))
+    obs = torch.tensor([[0.0, 0.19, 0.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    truth = replay(obs, torch.zeros(2, 1))
+    assert truth.next_obs[0, 1] == pytest.approx(0.27, abs=0.01)
+    assert truth.terminated.tolist() == [True, False]
+
+
 def test_what_the_true_model_can_not_be_set_to_is_left_out():
     def replay(obs, action):
-        return Truth(obs, obs[:, 0] > 0)
+        return still(obs, action)._replace(known=obs[:, 0] > 0)
 
     made = report(replay)
     assert 0 < made.unknown < 250
     assert made.rows + made.unknown == 250
     with pytest.raises(ValueError, match="expected 10 transitions or more whose truth is known, got 0 of 250"):
-        report(lambda obs, action: Truth(obs, obs[:, 0] > 1e9))
+        report(lambda obs, action: still(obs, action)._replace(known=obs[:, 0] > 1e9))
 
 
 def test_without_a_true_model_the_data_are_followed():
@@ -126,8 +159,9 @@ def test_without_a_true_model_the_data_are_followed():
             mean = model.ensemble.predict(rows.obs[t : t + 1], rows.action[t : t + 1]).mean[member, 0]
             possible.append(float((rows.obs[t] + mean - rows.next_obs[t]).square().mean().sqrt()))
     assert min(possible) - 1e-9 <= made.mean_error[0] <= max(possible) + 1e-9
-    with pytest.raises(ValueError, match="dataset: expected an episode of 16 steps or more"):
-        calibrate(model, no_action, data, PENALTIES, replay=None, steps=16)
+    for steps in (16, 70):  # longer than any episode, and than all together
+        with pytest.raises(ValueError, match=f"dataset: expected an episode of {steps} steps or more"):
+            calibrate(model, no_action, data, PENALTIES, replay=None, steps=steps)
 
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "InvertedPendulum-v5", "HalfCheetah-v5", "Hopper-v5"])
