@@ -1,11 +1,11 @@
 """What can be wrong with a dataset."""
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from mbrl.data.dataset_info import DatasetError
+from mbrl.data.dataset_info import DatasetError, DatasetInfo, Doubt
 
 if TYPE_CHECKING:
     from mbrl.data.datasets import Dataset
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 ROWS = ("actions", "rewards", "terminated", "truncated", "log_probs")
 """The arrays with one entry a row."""
 
-Doubt = Literal["constant", "single", "jump"]
-"""What may be right after all: see `check_dataset`."""
 _SPAN = 1_000_000
 """Rows that are looked at together."""
 
@@ -28,7 +26,7 @@ def check_dataset(data: "Dataset", *, allow: Collection[Doubt] = ()) -> None:
     - "constant": a dimension of observations never changes.
     - "single": there is one episode only, so that none can be held out.
     - "jump": an episode's last observation is the next one's first, as where next observations were made by shifting;
-      of episodes that were cut only if that is a larger step than any within episodes.
+      of episodes that were cut only if that is a larger step than any other within episodes.
 
     Raises:
         DatasetError: every kind of defect, with its first episode and row.
@@ -40,6 +38,11 @@ def check_dataset(data: "Dataset", *, allow: Collection[Doubt] = ()) -> None:
     if found:
         where = f" ({data.info.origin['file']})" if "file" in data.info.origin else ""
         raise DatasetError("\n  ".join([f"the dataset can't be used as it is{where}:", *found]))
+
+
+def allowed_at_import(info: DatasetInfo) -> list[Doubt]:
+    """What was let through when a file was imported."""
+    return [doubt for doubt in get_args(Doubt) if doubt in (info.origin.get("allowed") or ())]
 
 
 def says_something(log_probs: np.ndarray) -> bool:
@@ -100,7 +103,8 @@ def _doubts(data: "Dataset", allow: Collection[Doubt]) -> Iterator[str]:
     if "jump" not in allow and (bad := _jumps(data)) is not None:
         yield (
             f"observations: {data.place(int(data.ends[bad]))} ends in the next episode's first observation; next "
-            "observations were made by shifting, or episodes are divided wrongly. --allow jump takes it all the same"
+            "observations were made by shifting, or episodes are divided wrongly. mbrl dataset import --allow jump "
+            "makes a file that can be learned from all the same"
         )
 
 
@@ -111,14 +115,14 @@ def _jumps(data: "Dataset") -> int | None:
     joined = np.flatnonzero((obs[last[:-1]] == obs[last[:-1] + 1]).all(-1))
     if not len(joined):
         return None
-    largest = np.zeros(data.obs_dim)
+    largest, inner = np.zeros(data.obs_dim), 0
     for start in range(0, len(obs) - 1, _SPAN):
         steps = np.abs(np.diff(obs[start : start + _SPAN + 1].astype(np.float64), axis=0))
-        seams = np.concatenate([last, last - 1]) - start  # between episodes, and into their last observation
-        steps[seams[(seams >= 0) & (seams < len(steps))]] = 0
-        largest = np.maximum(largest, steps.max(0))
+        seams = np.concatenate([last, last[joined] - 1]) - start  # between episodes, and what is in question
+        known = np.delete(steps, seams[(seams >= 0) & (seams < len(steps))], axis=0)
+        largest, inner = np.maximum(largest, known.max(0, initial=0)), inner + len(known)
     into = np.abs(obs[last[joined]].astype(np.float64) - obs[last[joined] - 1])
-    wrong = data.terminated[data.ends[joined]] | (into > largest).any(-1)
+    wrong = data.terminated[data.ends[joined]] | ((into > largest).any(-1) & (inner > 0))
     return int(joined[wrong.argmax()]) if wrong.any() else None
 
 

@@ -3,9 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
+
+Doubt = Literal["constant", "single", "jump"]
+"""What may be right after all: see `mbrl.data.check_dataset`."""
 
 
 class DatasetError(ValueError):

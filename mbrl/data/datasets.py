@@ -182,9 +182,11 @@ class Dataset:
         """The episodes of this dataset and behind them those of others, with `info` (None: this one's).
 
         Raises:
-            ValueError: they have other observations, actions or types.
+            ValueError: they have other observations, actions or types, or are of another environment, with other
+                options or bounds, as far as both say.
         """
         for other in others:
+            self._check_same(other.info)
             for name in ARRAYS:
                 mine, its = getattr(self, name), getattr(other, name)
                 if mine.dtype != its.dtype or mine.shape[1:] != its.shape[1:]:
@@ -194,6 +196,15 @@ class Dataset:
                     )
         arrays = {name: np.concatenate([getattr(one, name) for one in (self, *others)]) for name in ARRAYS}
         return Dataset(**arrays, info=info or self.info)
+
+    def _check_same(self, info: DatasetInfo) -> None:
+        names = ["action_low", "action_high", "actions"]
+        if self.info.env_id is not None and info.env_id is not None:
+            names += ["env_id", "env_kwargs"]
+        for name in names:
+            mine, its = getattr(self.info, name), getattr(info, name)
+            if mine != its and mine is not None and its is not None:
+                raise ValueError(f"others: expected {name} {mine}, as this dataset has, got {its}")
 
     def spaces(self) -> tuple[gym.spaces.Box, gym.spaces.Box | gym.spaces.Discrete]:
         """Observation and action space, for agents. Where the bounds of actions are not known: those of the data."""

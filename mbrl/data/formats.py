@@ -10,7 +10,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mbrl.data import d4rl, hdf5, minari_io
-from mbrl.data.dataset_checks import Doubt, check_dataset
+from mbrl.data.dataset_checks import check_dataset
+from mbrl.data.dataset_info import Doubt
 from mbrl.data.datasets import ARRAYS, Dataset, DatasetError, DatasetInfo
 from mbrl.data.probe import probe
 

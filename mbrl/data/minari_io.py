@@ -64,11 +64,13 @@ def parts(path: Path, *, info: DatasetInfo | None = None) -> Iterator[Dataset]:
     with opened(main) as file:
         names = _episodes(file, metadata, main)
         group: list[dict[str, np.ndarray]] = []
+        rows = 0
         for name in names:
             group.append(_episode(file[name], f"{main}: {name}"))
-            if sum(len(one["rewards"]) for one in group) >= PART or name == names[-1]:
+            rows += len(group[-1]["rewards"])
+            if rows >= PART or name == names[-1]:
                 yield _joined(group, told, main)
-                group = []
+                group, rows = [], 0
 
 
 def write(parts: Iterator[Dataset], path: Path, *, dataset_id: str | None = None) -> Path:
@@ -135,6 +137,11 @@ def _info(metadata: dict[str, Any], folder: Path) -> DatasetInfo:
         if space.get("type") == "Box" and len(space["shape"]) == 1:
             bounds = {"action_low": tuple(space["low"]), "action_high": tuple(space["high"])}
         elif space.get("type") == "Discrete":
+            if int(space.get("start", 0)) != 0:
+                raise DatasetError(
+                    f"{folder / METADATA}: action_space: expected discrete actions from 0, got some from "
+                    f"{space['start']}; subtract it from the actions"
+                )
             bounds = {"actions": int(space["n"])}
         kwargs = {k: v for k, v in (spec.get("kwargs") or {}).items() if k != "render_mode"}
         told: dict[str, Any] = {k: metadata[k] for k in ("dataset_id", "algorithm_name", "author") if k in metadata}
@@ -146,6 +153,8 @@ def _info(metadata: dict[str, Any], folder: Path) -> DatasetInfo:
             origin={"format": "Minari", **told},
             **bounds,
         )
+    except DatasetError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DatasetError(f"{folder / METADATA}: its spaces or its environment can't be read: {error}") from None
 
@@ -202,7 +211,10 @@ def _checked(arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]
             raise DatasetError(f"{where}, row {int(flag.argmax())}: {name}: expected True in the last row only")
     if len(flags["truncations"]):
         flags["truncations"][-1] |= not flags["terminations"][-1]
-    return {"actions": actions, **flags}
+    rewards = arrays["rewards"]
+    if rewards.dtype.kind in "iub":
+        rewards = rewards.astype(np.float32)
+    return {"actions": actions, "rewards": rewards, **flags}
 
 
 def _joined(group: list[dict[str, np.ndarray]], info: DatasetInfo, main: Path) -> Dataset:

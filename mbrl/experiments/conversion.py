@@ -3,10 +3,11 @@
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mbrl.data import d4rl, minari_io
-from mbrl.data.dataset_checks import Doubt, check_dataset
+from mbrl.data.dataset_checks import check_dataset
+from mbrl.data.dataset_info import Doubt
 from mbrl.data.datasets import Dataset, DatasetInfo, load_dataset
 from mbrl.data.formats import parts_of, save_parts
 from mbrl.envs.make import make_env
@@ -36,7 +37,9 @@ def import_dataset(
     parts = parts_of(source, drop_ends=drop_ends)
     if info is not None:
         known = {name: getattr(info, name) for name in ("env_id", "env_kwargs", "action_low", "action_high", "actions")}
-        parts = (replace(part, info=replace(part.info, **known)) for part in parts)
+        parts = (replace(part, info=_known(part.info, known)) for part in parts)
+    if allow:
+        parts = (replace(part, info=_allowing(part.info, allow)) for part in parts)
     save_parts(parts, out)
     try:
         data = load_dataset(out, mapped=True)
@@ -45,6 +48,17 @@ def import_dataset(
         out.unlink()
         raise
     return data
+
+
+def _known(info: DatasetInfo, known: dict[str, Any]) -> DatasetInfo:
+    """What is known of an environment, with the source's own options where it names the same one."""
+    options = info.env_kwargs if info.env_id == known["env_id"] else known["env_kwargs"]
+    return replace(info, **{**known, "env_kwargs": options})
+
+
+def _allowing(info: DatasetInfo, allow: Collection[Doubt]) -> DatasetInfo:
+    """Training lets through what was let through here."""
+    return replace(info, origin={**info.origin, "allowed": sorted(allow)})
 
 
 def export_dataset(file: Path, out: Path, to: Literal["minari", "d4rl"]) -> Path:

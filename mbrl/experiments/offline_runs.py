@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from mbrl.data.dataset_checks import check_dataset
+from mbrl.data.dataset_checks import allowed_at_import, check_dataset
 from mbrl.data.dataset_info import DatasetError, info_from
 from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
@@ -103,7 +103,8 @@ def create_offline_run(
     chosen, env = _evaluated_in(data, env_id)
     with contextlib.nullcontext() if env is None else closing(env):
         data = with_bounds(data, env)
-        check_dataset(data, allow=("constant", "single"))  # nothing to be proud of, but it can be learned from
+        # Nothing to be proud of, but it can be learned from.
+        check_dataset(data, allow=("constant", "single", *allowed_at_import(data.info)))
         agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
         if env is not None:
             check_match(env, agent, str(agent.device))

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import h5py
 import numpy as np
@@ -15,8 +16,11 @@ from hypothesis import strategies as st
 
 from mbrl.cli import main
 from mbrl.data import d4rl, formats, minari_io
+from mbrl.data.dataset_checks import allowed_at_import, check_dataset
+from mbrl.data.dataset_info import Doubt
 from mbrl.data.datasets import DatasetError, load_dataset, save_dataset
 from mbrl.data.probe import probe
+from mbrl.experiments import dataset_commands
 from mbrl.experiments.conversion import import_dataset
 from tests.mbrl.dataset_cases import INFO, a_dataset
 
@@ -176,6 +180,53 @@ def test_minaris_layout_is_checked(tmp_path: Path) -> None:
         minari_io.write(iter([DATA]), tmp_path / "no-version")
     with pytest.raises(DatasetError, match="as Minari makes it"):
         load_dataset(tmp_path)
+
+
+def test_minaris_numbers_are_brought_into_ours(tmp_path: Path) -> None:
+    """Whole rewards become float32, as those of D4RL's layout; actions that don't start at 0 are refused."""
+    rows = len(DATA)
+    count = {"actions": np.arange(rows) % 2, "info": replace(DATA.info, action_low=None, action_high=None, actions=2)}
+    folder = minari_io.write(iter([replace(DATA, **count)]), tmp_path / "a-v0")
+    unseal(folder)
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        for name in [name for name in file if name.startswith("episode_")]:
+            steps = len(file[name]["rewards"])
+            del file[name]["rewards"]
+            file[name]["rewards"] = np.arange(steps)
+    data = load_dataset(folder)
+    assert data.rewards.dtype == np.float32
+    assert data.rewards[:4].tolist() == [0, 1, 2, 3]
+    path = folder / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    space = {**json.loads(metadata["action_space"]), "start": 1}
+    path.write_text(json.dumps({**metadata, "action_space": json.dumps(space)}))
+    with pytest.raises(DatasetError, match="action_space: expected discrete actions from 0, got some from 1"):
+        load_dataset(folder)
+
+
+def test_what_was_let_through_at_import_is_remembered(tmp_path: Path) -> None:
+    """And the source's own options stay where --env-id names the environment that it names."""
+    seen = DATA.observations.copy()
+    seen[4] = seen[5] = 100.0  # the first episode jumps into the second
+    jumping = replace(DATA, observations=seen)
+    save_dataset(jumping, tmp_path / "jump.hdf5")
+    with pytest.raises(DatasetError, match="mbrl dataset import --allow jump makes a file"):
+        import_dataset(tmp_path / "jump.hdf5", tmp_path / "x.hdf5")
+    assert allowed_at_import(jumping.info) == []
+    made = import_dataset(tmp_path / "jump.hdf5", tmp_path / "y.hdf5", allow=("jump",))
+    assert allowed_at_import(made.info) == ["jump"]
+    check_dataset(made, allow=allowed_at_import(made.info))
+    own = replace(DATA.info, env_id="InvertedDoublePendulum-v5", env_kwargs={"reset_noise_scale": 0.05})
+    actions = DATA.actions[:, :1].copy()
+    save_dataset(replace(DATA, actions=actions, info=replace(own, action_low=None, action_high=None)), tmp_path / "own")
+    same = import_dataset(tmp_path / "own", tmp_path / "z.hdf5", env_id="InvertedDoublePendulum-v5")
+    assert same.info.env_kwargs == {"reset_noise_scale": 0.05}
+    other = import_dataset(tmp_path / "own", tmp_path / "w.hdf5", env_id="InvertedPendulum-v5")
+    assert other.info.env_kwargs == {}
+
+
+def test_the_commands_know_every_doubt() -> None:
+    assert get_args(dataset_commands.Doubt) == get_args(Doubt)
 
 
 def unseal(folder: Path) -> None:

@@ -169,6 +169,27 @@ def test_doubtful_data_can_be_let_through() -> None:
         check_dataset(DATA, allow=["nonsense"])  # type: ignore[list-item]
 
 
+def test_episodes_of_one_step_that_follow_each_other_are_no_jump() -> None:
+    """There is no inner step to compare with; an end that leads on is one all the same."""
+    chain = np.arange(5.0)[:, None]
+    seen = np.stack([chain[:-1], chain[1:]], 1).reshape(-1, 1)
+    yes, ones = np.ones(4, dtype=bool), np.ones(4)
+    data = Dataset(seen, ones[:, None], ones, ~yes, yes, ones, np.ones(4, dtype=np.int64))
+    check_dataset(data)
+    with pytest.raises(DatasetError, match="next episode's first observation"):
+        check_dataset(replace(data, terminated=yes, truncated=~yes))
+
+
+@pytest.mark.parametrize(
+    "change", [{"env_id": "Walker2d-v5"}, {"env_kwargs": {}}, {"action_low": (-2.0, -2.0)}, {"action_high": (0.5, 1.0)}]
+)
+def test_datasets_of_several_environments_are_not_joined(change: dict) -> None:
+    other = replace(DATA, info=replace(INFO, **change))
+    with pytest.raises(ValueError, match=f"others: expected {next(iter(change))} .* as this dataset has, got"):
+        DATA.concatenate(other)
+    assert len(DATA.concatenate(replace(DATA, info=DatasetInfo()))) == 24  # not known is no other one
+
+
 def test_a_log_that_was_cut_in_the_middle_is_no_jump() -> None:
     """A walk of small steps, cut where it goes on: the seam is a step like any other. A leap there is not."""
     walk = np.cumsum(np.ones((10, 3)), 0)
