@@ -55,9 +55,11 @@ def collect_dataset(
         planner: of MPC, with its settings for `env_id`.
 
     Raises:
-        ValueError: an argument is missing or does not fit the others, or the run has nothing to collect with.
+        ValueError: an argument is missing, does not fit the others or would be ignored, the two halves are of several
+            environments, or the run has nothing to collect with.
     """
     _check(kind, run, expert, env_id, steps)
+    _check_ignored(kind, run, expert, env_id, seed=seed, deterministic=deterministic, noise=noise, planner=planner)
     if kind == "medium-replay":
         assert run is not None
         return replay_dataset(Run.open(run), steps)
@@ -66,6 +68,7 @@ def collect_dataset(
     options |= {"deterministic": deterministic or noise != 0, "noise": noise}
     if kind != "medium-expert":
         return _play(kind, run, steps, **options)
+    _check_halves(str(run), str(expert), env_id)
     medium = _play("medium", run, steps // 2, **options)
     best = _play("expert", expert, steps - steps // 2, **{**options, "seed": seed + 1})
     origin = {"kind": kind, "parts": [medium.info.origin, best.info.origin]}
@@ -76,8 +79,11 @@ def collect_dataset(
 def replay_dataset(run: Run, steps: int | None = None) -> Dataset:
     """What a run has in its replay buffer, as its newest checkpoint has it; the oldest `steps` rows, or all.
 
+    Where the buffer has begun to give way, what is left of the oldest episode of each environment is left out: episodes
+    of datasets begin where real ones begin.
+
     Raises:
-        ValueError: the run has no checkpoint, or stores no real steps in it.
+        ValueError: the run has no checkpoint, stores no real steps in it, or no episode from its beginning.
     """
     tensors, meta = load_checkpoint(run.path)
     stored = part(tensors, "buffer")
@@ -91,6 +97,14 @@ def replay_dataset(run: Run, steps: int | None = None) -> Dataset:
     buffer = _stored_buffer(stored, env)
     env.close()
     dataset = from_buffer(buffer, info)
+    headless = _headless(buffer, stored, real)
+    if len(headless):
+        kept = [n for n, i in enumerate(buffer.episode_ids().unique().tolist()) if i not in headless]
+        if not kept:
+            raise ValueError(f"run: expected a buffer with an episode from its beginning, got none: {run.path}")
+        whole, dataset = dataset, dataset.select(kept)
+        text += f"; without {len(whole) - len(dataset)} rows of episodes whose beginning had given way"
+        dataset = replace(dataset, info=replace(info, description=text))
     return dataset if steps is None else dataset.head(steps)
 
 
@@ -170,6 +184,45 @@ def _stored_buffer(stored: dict[str, torch.Tensor], env: gym.Env) -> ReplayBuffe
     buffer = ReplayBuffer(slots * rows.shape[1], *sizes, num_envs=rows.shape[1], dtype=rows.dtype)
     buffer.load_state_dict(stored)
     return buffer
+
+
+def _headless(buffer: ReplayBuffer, stored: dict[str, torch.Tensor], real: int) -> set[int]:
+    """Episodes of which the oldest rows, and with them maybe their first, gave way to newer ones."""
+    slots, head, filled = stored["cursor"][:3].tolist()
+    if filled < slots or (head == 0 and real <= len(buffer)):
+        return set()
+    return set(stored["episode"][head].tolist())
+
+
+def _check_halves(run: str, expert: str, env_id: str | None) -> None:
+    """Before hours are spent on what can't be joined."""
+    own = [None if place == SIMULATOR else Run.open(place) for place in (run, expert)]
+    made = []
+    for opened in own:
+        env = runs.run_env(opened) if opened else make_env(str(env_id), discrete=True, as_registered=True)
+        made.append(DatasetInfo.of(env))
+        env.close()
+    if made[0] != made[1]:
+        raise ValueError(
+            f"expert: expected one in the environment of run, with its options and bounds ({made[0]}), got {made[1]}"
+        )
+
+
+def _check_ignored(kind: Kind, run: str | None, expert: str | None, env_id: str | None, **given: Any) -> None:
+    """Raises ValueError where an option would have no effect."""
+    ignored = []
+    if kind == "medium-replay":
+        ignored = ["seed", "deterministic", "noise", "planner"]
+        if env_id is not None:
+            raise ValueError(f"env_id: expected none for {kind}, which is of the run's environment, got {env_id}")
+    elif kind == "random":
+        ignored = ["deterministic", "noise", "planner"]
+    elif SIMULATOR not in (run, expert):
+        ignored = ["planner"]
+    defaults = {"seed": 0, "deterministic": False, "noise": 0.0, "planner": "icem"}
+    for name in ignored:
+        if given[name] != defaults[name]:
+            raise ValueError(f"{name}: expected none, as it has no effect on {kind} of {run}, got {given[name]}")
 
 
 def _check(kind: Kind, run: str | None, expert: str | None, env_id: str | None, steps: int | None) -> None:

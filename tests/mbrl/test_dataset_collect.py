@@ -14,6 +14,7 @@ from mbrl.data.datasets import load_dataset
 from mbrl.experiments import runs
 from mbrl.experiments.agent_runs import create_agent_run, train_agent_run
 from mbrl.experiments.behaviours import Played, around
+from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.collection import collect_dataset, replay_dataset
 from mbrl.experiments.run import Run
 from mbrl.learners.sac import SACConfig
@@ -64,10 +65,19 @@ def test_the_rows_are_what_the_environment_does() -> None:
 
 
 def test_a_replay_buffer_comes_back_whole_and_in_order(run: Run) -> None:
+    """But for the rest of the oldest episode, whose beginning has given way."""
     dataset = replay_dataset(run)
-    assert len(dataset) == 80
+    stored = load_checkpoint(run.path)[0]
+    ids, head = stored["buffer/episode"][:, 0], int(stored["buffer/cursor"][1])
+    assert head == 10
+    gone = int((ids == ids[head]).sum())
+    assert 0 < gone < 80
+    assert len(dataset) == 80 - gone
+    assert f"without {gone} rows of episodes whose beginning had given way" in dataset.info.description
+    starts = dataset.observations[np.append(0, dataset.ends[:-1] + 1) + np.arange(dataset.episodes)]
+    assert np.abs(starts).max() < 0.011  # where the environment begins
     assert np.isnan(dataset.log_probs).all()
-    inner = np.delete(np.arange(80), dataset.ends)
+    inner = np.delete(np.arange(len(dataset)), dataset.ends)
     batch = dataset.transitions()
     assert torch.equal(batch.next_obs[inner], batch.obs[inner + 1])
     assert dataset.info.origin["run_steps"] == 90
@@ -132,6 +142,12 @@ def test_a_share_of_discrete_actions_is_random() -> None:
         ("medium-expert", {"run": "simulator", "env_id": ENV, "steps": 5}, "expert: expected it with medium-expert"),
         ("expert", {"run": "simulator", "env_id": ENV, "steps": 5, "noise": -1}, "noise: expected a number from 0"),
         ("expert", {"run": "nowhere", "steps": 5}, "run: expected a run directory"),
+        ("random", {"env_id": ENV, "steps": 5, "noise": 0.1}, "noise: expected none, as it has no effect on random"),
+        ("random", {"env_id": ENV, "steps": 5, "deterministic": True}, "deterministic: expected none"),
+        ("random", {"env_id": ENV, "steps": 5, "planner": "cem"}, "planner: expected none"),
+        ("medium", {"run": "nowhere", "steps": 5, "planner": "cem"}, "planner: expected none"),
+        ("medium-replay", {"run": "nowhere", "seed": 3}, "seed: expected none"),
+        ("medium-replay", {"run": "nowhere", "env_id": ENV}, "env_id: expected none"),
         ("random", {"env_id": ENV, "steps": 0}, "steps: expected at least 1"),
     ],
 )
@@ -140,10 +156,17 @@ def test_wrong_arguments_say_what_is_expected(kind: str, arguments: dict, messag
         collect_dataset(kind, **{"steps": None, **arguments})  # type: ignore[arg-type]
 
 
+def test_halves_of_two_environments_are_refused_before_they_are_played(run: Run, tmp_path: Path) -> None:
+    config, learner = OffPolicyConfig(), SACConfig(hidden=(16,))
+    other = create_agent_run(tmp_path, ENV, "sac", config, learner, seed=0, env_kwargs={"reset_noise_scale": 0.1})
+    with pytest.raises(ValueError, match="expert: expected one in the environment of run"):
+        collect_dataset("medium-expert", run=str(run.path), expert=str(other.path), steps=10**9)
+
+
 def test_another_environment_than_the_run_has_is_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="env_id: expected InvertedPendulum-v5, which"):
         collect_dataset("medium", run=str(run.path), env_id="Hopper-v5", steps=5)
-    with pytest.raises(ValueError, match="rows: expected a number from 1 to 80"):
+    with pytest.raises(ValueError, match=r"rows: expected a number from 1 to \d+, got 81"):
         replay_dataset(run, 81)
 
 
@@ -151,7 +174,7 @@ def test_the_command_writes_a_new_file_once(run: Run, tmp_path: Path, capsys: py
     out = tmp_path / "data" / "replay.hdf5"
     arguments = ["dataset", "collect", "medium-replay", "--run", str(run.path), "--out", str(out)]
     assert main(arguments) == 0
-    assert "80 rows in" in capsys.readouterr().out
+    assert f"{len(replay_dataset(run))} rows in" in capsys.readouterr().out
     assert load_dataset(out).hash() == replay_dataset(run).hash()
     before = out.read_bytes()
     assert main(arguments) == 2
