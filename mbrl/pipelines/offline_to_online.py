@@ -23,6 +23,7 @@ from mbrl.learners.sac import SACConfig, SACState
 from mbrl.pipelines.agents import SAC, Agent
 from mbrl.pipelines.mbpo import Evaluate, MBPOResult, train_mbpo
 from mbrl.pipelines.mbpo_config import MBPOConfig, mbpo_preset
+from mbrl.pipelines.offline_config import OfflineConfig
 from mbrl.pipelines.offline_model import check_sizes
 from mbrl.pipelines.offline_model_config import OfflineModelConfig
 from mbrl.pipelines.recorder import Recorder
@@ -111,15 +112,20 @@ def online_config(offline: Any, env: gym.Env, rows: int, *, total_timesteps: int
     """Settings that go on where offline training ended: the model's, the batch's and the rollouts' stay.
 
     Args:
-        offline: settings of the offline run; those of its model, where it has one.
+        offline: settings of the offline run; those of its model, where it has one, else discount and batch size.
         env: the real environment: what it has of a preset of MBPO stands for the rest.
         rows: of the dataset.
         total_timesteps: real steps.
         changes: other settings than these.
 
     Raises:
-        ValueError: a setting is unknown or out of range.
+        ValueError: a setting is unknown or out of range, or the offline run's rewards were in units of its own.
     """
+    if getattr(offline, "normalize_rewards", False):
+        raise ValueError(
+            "normalize_rewards: expected False in the run on the dataset, got True: its critics are in units of its "
+            "own, in which the real environment does not pay; train it again without"
+        )
     base = mbpo_preset(env.spec.id if env.spec is not None else "").config
     shared = {f.name for f in fields(OfflineModelConfig)} & {f.name for f in fields(MBPOConfig)}
     shared -= {"rollout_length", "checkpoint_every", "eval_every", "updates"}
@@ -129,6 +135,8 @@ def online_config(offline: Any, env: gym.Env, rows: int, *, total_timesteps: int
         taken = {name: getattr(offline, name) for name in shared} | {"rollout_length": Ramp(length, length)}
         if task(env) is None and offline.termination == "task":
             taken["termination"] = "learned"
+    elif isinstance(offline, OfflineConfig):
+        taken = {"discount": offline.discount, "batch_size": offline.batch_size}
     taken |= {"total_timesteps": total_timesteps, "initial_steps": 0, "buffer_size": rows + total_timesteps}
     try:
         return replace(base, **{**taken, **changes})

@@ -24,6 +24,7 @@ from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.mopo import train_mopo
 from mbrl.pipelines.mopo_config import MOPOConfig
 from mbrl.pipelines.offline_agents import CQL
+from mbrl.pipelines.offline_config import OfflineConfig
 from mbrl.pipelines.offline_to_online import online_config, sac_of, train_online
 from mbrl.pipelines.schedules import Ramp
 from mbrl.seeding import generator
@@ -111,8 +112,12 @@ def test_settings_of_model_and_rollouts_stay():
     assert (made.members, made.model_hidden, made.batch_size) == (3, (8, 8), 16)
     assert made.rollout_length == Ramp(2, 2)
     assert (made.initial_steps, made.buffer_size, made.update_ratio) == (0, ROWS + 50, 3.0)
-    model_free = online_config(object(), env, ROWS, total_timesteps=50)
+    free = OfflineConfig(discount=0.9, batch_size=17)
+    model_free = online_config(free, env, ROWS, total_timesteps=50)
     assert model_free.members == MBPOConfig().members
+    assert (model_free.discount, model_free.batch_size) == (0.9, 17)
+    with pytest.raises(ValueError, match="normalize_rewards: expected False"):
+        online_config(replace(free, normalize_rewards=True), env, ROWS, total_timesteps=50)
     unknown = online_config(OFFLINE, gym.make("MountainCarContinuous-v0"), ROWS, total_timesteps=50)
     assert unknown.termination == "learned"
     with pytest.raises(ValueError, match="settings: expected those of MBPO"):
