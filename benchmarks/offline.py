@@ -30,8 +30,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 """Algorithms of the library, and what is changed in their presets."""
 WITH_MODEL = ("mopo", "combo", "mobile")
 _SMALL = {"total_updates": 5_000, "log_every": 250, "eval_every": 250, "eval_episodes": 5, "checkpoint_every": 2_500}
-# Rollouts of 25 steps, an eighth of an episode: errors of the model add up, and what a policy makes of them shows.
-_LONG = {"rollout_length": 25, "rollout_starts": 200, "rollout_every": 125}
 _TENTH = {
     "total_updates": 100_000,
     "log_every": 1_000,
@@ -39,11 +37,9 @@ _TENTH = {
     "eval_episodes": 5,
     "checkpoint_every": 2_500,
 }
-# With a lr of 1e-3, targets that follow faster let values of states that rollouts only ever end in run away.
-_SLOW_TARGETS = {"pendulum": {"tau": 0.005}, "inverted": {"tau": 0.005}}
 LOOPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "pendulum": (_SMALL, _LONG),
-    "inverted": ({**_SMALL, "total_updates": 4_000, "log_every": 200, "eval_every": 200}, {}),
+    "pendulum": (_SMALL, {}),
+    "inverted": ({**_SMALL, "total_updates": 10_000, "eval_every": 500}, {}),
     "halfcheetah": (_TENTH, {"checkpoint_model_buffer": False}),
     "hopper": (_TENTH, {"checkpoint_model_buffer": False}),
 }
@@ -67,7 +63,7 @@ def learn(method: str, data: str, seed: int, root: Path, data_root: Path, minute
     record = {
         "experiment": f"{method}@{data}",
         "seed": seed,
-        "settings": {key: run.config[key] for key in ("loop", "learner")},
+        "settings": {"loop": _without(run.config["loop"], "model_cache"), "learner": run.config["learner"]},
         "dataset": {key: run.config["dataset"][key] for key in ("hash", "rows")},
         "updates": [row["train/n_updates"] for row in rows],
         "returns": [round(row["eval/mean_reward"], 2) for row in rows],
@@ -77,6 +73,10 @@ def learn(method: str, data: str, seed: int, root: Path, data_root: Path, minute
     print(f"{method}@{data} seed {seed}: {record['returns']}\nkept in {keep('offline', record)}", flush=True)
     (folder / "kept").touch()
     return True
+
+
+def _without(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key != name}
 
 
 def _values(run: Run) -> dict[str, float]:
@@ -101,12 +101,10 @@ def _open(method: str, data: str, seed: int, folder: Path, data_root: Path) -> R
         return Run.open(found[-1].parent)
     algorithm, changes = METHODS[method]
     config, learner, *_ = OFFLINE[algorithm].preset(DATA[data].env_id, None)
-    task = data.partition("-")[0]
-    loop, model = LOOPS[task]
+    loop, model = LOOPS[data.partition("-")[0]]
     changes = {**loop, **changes}
     if algorithm in WITH_MODEL:
         changes |= {**model, "model_seed": seed, "model_cache": str(data_root / "models")}
-        learner = replace(learner, **_SLOW_TARGETS.get(task, {}))
     path = dataset_path(data, data_root)
     return create_offline_run(folder, path, algorithm, replace(config, **changes), learner, seed=seed)
 

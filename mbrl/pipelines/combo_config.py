@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mbrl.learners.combo import COMBOLearnerConfig
-from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose
+from mbrl.pipelines.offline_model_config import SMALL_POLE, SMALL_SWING, OfflineModelConfig, choose
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class COMBOPreset(NamedTuple):
     learner: COMBOLearnerConfig
 
 
-_SMALL_LEARNER = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, tau=0.02, actions=4)
+_SWING = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, actions=4)
+_POLE = replace(_SWING, tau=0.02)
 
 
 def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
@@ -39,8 +40,8 @@ def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
 
 
 PRESETS: dict[str, dict[str, COMBOPreset]] = {
-    "Pendulum-v1": {"small": COMBOPreset(COMBOConfig(**SMALL), _SMALL_LEARNER)},
-    "InvertedPendulum-v5": {"small": COMBOPreset(COMBOConfig(**SMALL_POLE), _SMALL_LEARNER)},
+    "Pendulum-v1": {"small": COMBOPreset(COMBOConfig(**SMALL_SWING), _SWING)},
+    "InvertedPendulum-v5": {"small": COMBOPreset(COMBOConfig(**SMALL_POLE), _POLE)},
     "HalfCheetah-v5": _runner(5, 0.5),
     "Hopper-v5": _runner(5, 0.5),
     "Walker2d-v5": _runner(1, 0.5),

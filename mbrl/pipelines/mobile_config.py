@@ -1,10 +1,10 @@
 """Settings of MOBILE, and those that suit known environments."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mbrl.learners.sac import SACConfig
-from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose, real_rows
+from mbrl.pipelines.offline_model_config import SMALL_POLE, SMALL_SWING, OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class MOBILEPreset(NamedTuple):
 
 
 _LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0, backup="deterministic")
-_SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0, backup="deterministic")
+_SWING = SACConfig(hidden=(64, 64), lr=1e-3, max_temperature=1.0, backup="deterministic")
+_POLE = replace(_SWING, tau=0.02)
 
 
 def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:
@@ -51,8 +52,8 @@ def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:
 
 
 PRESETS: dict[str, dict[str, MOBILEPreset]] = {
-    "Pendulum-v1": {"small": MOBILEPreset(MOBILEConfig(**SMALL, samples=1), _SMALL_LEARNER)},
-    "InvertedPendulum-v5": {"small": MOBILEPreset(MOBILEConfig(**SMALL_POLE, samples=1), _SMALL_LEARNER)},
+    "Pendulum-v1": {"small": MOBILEPreset(MOBILEConfig(**SMALL_SWING, samples=1), _SWING)},
+    "InvertedPendulum-v5": {"small": MOBILEPreset(MOBILEConfig(**SMALL_POLE, samples=1), _POLE)},
     "HalfCheetah-v5": _runner(5, 0.1),
     "Hopper-v5": _runner(5, 0.1),
     "Walker2d-v5": _runner(1, 0.5),

@@ -1,11 +1,11 @@
 """Settings of MOPO, and those that suit known environments."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mbrl.learners.sac import SACConfig
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty
-from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose, real_rows
+from mbrl.pipelines.offline_model_config import SMALL_POLE, SMALL_SWING, OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class MOPOPreset(NamedTuple):
 
 
 _LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0)
-_SMALL_LEARNER = SACConfig(hidden=(64, 64), lr=1e-3, tau=0.02, max_temperature=1.0)
+_SWING = SACConfig(hidden=(64, 64), lr=1e-3, max_temperature=1.0)
+_POLE = replace(_SWING, tau=0.02)
 
 
 def _runner(length: int, weight: float) -> MOPOConfig:
@@ -50,8 +51,8 @@ def _runner(length: int, weight: float) -> MOPOConfig:
 
 
 PRESETS: dict[str, dict[str, MOPOPreset]] = {
-    "Pendulum-v1": {"small": MOPOPreset(MOPOConfig(**SMALL), _SMALL_LEARNER)},
-    "InvertedPendulum-v5": {"small": MOPOPreset(MOPOConfig(**SMALL_POLE), _SMALL_LEARNER)},
+    "Pendulum-v1": {"small": MOPOPreset(MOPOConfig(**SMALL_SWING), _SWING)},
+    "InvertedPendulum-v5": {"small": MOPOPreset(MOPOConfig(**SMALL_POLE), _POLE)},
     **{
         env_id: {
             "default": MOPOPreset(MOPOConfig(rollout_length=length), _LEARNER),
