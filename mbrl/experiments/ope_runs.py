@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,11 +13,11 @@ import gymnasium as gym
 import numpy as np
 
 from mbrl.data.datasets import Dataset
-from mbrl.experiments.agent_runs import environment, load_agent
+from mbrl.experiments.agent_runs import agent_env, environment, load_agent
 from mbrl.experiments.calibration import Calibration, calibrate
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
-from mbrl.experiments.offline_runs import OFFLINE, offline_settings, open_dataset
+from mbrl.experiments.offline_runs import OFFLINE, offline_settings, open_dataset, run_dataset
 from mbrl.experiments.ope import (
     Choice,
     Estimate,
@@ -71,16 +73,17 @@ def evaluate_runs(
     deploy, and with `episodes` of the environment, what that would have cost.
 
     Raises:
-        ValueError: a run has no agent or no checkpoint, the dataset does not fit it, or has no known environment where
-            `episodes` are asked for.
+        ValueError: a run has no agent or no checkpoint, its policy draws no actions where `sampled` is asked for, the
+            dataset does not fit it, or has no known environment where `episodes` are asked for.
     """
     data = open_dataset(dataset)
     print(f"dataset: {len(data)} rows in {data.episodes} episodes, discount {config.discount:g}")
     every: dict[str, Any] = {}
     truths: dict[str, float] = {}
+    reports: dict[Path, dict[str, Any]] = {}
     shared: LearnedModel | None = None
     for path in paths:
-        run, agent = _load(path, data)
+        run, agent = _load(path, data, sampled=sampled)
         policy = AgentPolicy(agent, sampled)
         if (model or calibration) and shared is None:
             shared = evaluation_model(data, agent, seed=config.seed, cache=cache)
@@ -89,7 +92,12 @@ def evaluate_runs(
             data, policy, config, dynamics=shared.dynamics if model and shared else None, fitted=fitted
         )
         every[str(path)] = found
-        report: dict[str, Any] = {"dataset": data.hash(), "sampled": sampled, "estimates": found}
+        report: dict[str, Any] = {
+            "dataset": {"path": str(dataset.resolve()), "hash": data.hash()},
+            "settings": asdict(config),
+            "sampled": sampled,
+            "estimates": found,
+        }
         print(f"\n{path}: value of the {'sampled' if sampled else 'deterministic'} policy")
         print("\n".join(f"  {one}" for one in found))
         if episodes:
@@ -100,22 +108,27 @@ def evaluate_runs(
             print(f"  {Estimate('environment', truth.value, low, high, note)}")
         if calibration and shared is not None:
             made, scale = calibrate_run(run, data, agent, shared, fitted, config)
-            report["calibration"] = made.record()
+            report["calibration"] = {**made.record(), "weight_units": scale}
             print(made)
             print(f"  weights are in units of --penalty-weight with {scale} units; see docs/trust.md")
+        reports[run.path / REPORT] = report
         write_report(run.path / REPORT, report)
         print(f"  report: {run.path / REPORT}")
     if len(paths) > 1:
-        print("\n" + choices_text(choose(every, truths or None)))
+        choices = choose(every, truths or None)
+        print("\n" + choices_text(choices))
+        for place, report in reports.items():
+            write_report(place, {**report, "choices": choices})
 
 
 def calibrate_run(
     run: Run, dataset: Dataset, agent: Agent, other: LearnedModel, fitted: FittedQ, config: OPEConfig
 ) -> tuple[Calibration, str]:
     """The calibration of a run's own model where it has one, else of `other`; and the units of weights."""
-    model = _own_model(run, dataset, agent) or other
+    own = _own_model(run, dataset, agent)
+    model = own or other
     units: PenaltyUnits = getattr(model.config, "penalty_units", "data")
-    scale = reward_scale(dataset) if units == "data" else 1.0
+    scale = reward_scale(_learned_from(run, dataset) if own else dataset) if units == "data" else 1.0
     penalties: dict[str, Penalty] = {}
     for kind in KINDS:
         try:
@@ -190,13 +203,61 @@ class _Spaces(NamedTuple):
     action_space: gym.Space
 
 
-def _load(path: Path, dataset: Dataset) -> tuple[Run, Agent]:
+def _load(path: Path, dataset: Dataset, *, sampled: bool) -> tuple[Run, Agent]:
     run = Run.open(path)
     if "agent" not in run.config:
         raise ValueError(f"run: expected one of an agent, such as SAC's or MOPO's, got one of {run.algo}: {path}")
-    agent = load_agent(run, _Spaces(*dataset.spaces()))
+    spaces = _Spaces(*dataset.spaces())
+    own = _own_spaces(run)
+    if own is not None:
+        _check_spaces(spaces, own, run)
+    agent = load_agent(run, own or spaces)
     check_sizes(dataset, agent)
+    if sampled and not agent.samples:
+        raise ValueError(
+            f"sampled: expected a run whose policy draws its actions, got {type(agent).__name__}, whose policy is "
+            f"deterministic; leave it out: {path}"
+        )
     return run, agent
+
+
+def _own_spaces(run: Run) -> _Spaces | None:
+    """Of what a run has learned in or from; None where that is not here any more."""
+    try:
+        if run.algo in OFFLINE:
+            return _Spaces(*run_dataset(run).spaces())
+        with contextlib.closing(agent_env(run)) as env:
+            return _Spaces(env.observation_space, env.action_space)
+    except ValueError:
+        return None
+
+
+def _check_spaces(data: _Spaces, own: _Spaces, run: Run) -> None:
+    """Raises ValueError where a dataset has other observations or actions than a run learned with."""
+    here, there = data.observation_space.shape, own.observation_space.shape
+    if here != there:
+        raise ValueError(
+            f"dataset: expected observations of {there} numbers, as the run learned with, got {here}: {run.path}"
+        )
+    mine, its = own.action_space, data.action_space
+    if isinstance(mine, gym.spaces.Box) and isinstance(its, gym.spaces.Box) and mine.shape == its.shape:
+        same = np.allclose(mine.low, its.low) and np.allclose(mine.high, its.high)
+    else:
+        same = mine == its
+    if not same:
+        raise ValueError(
+            f"dataset: expected actions in {mine}, as the run learned with, got {its}: its policy would do something "
+            f"else here: {run.path}"
+        )
+
+
+def _learned_from(run: Run, dataset: Dataset) -> Dataset:
+    """The dataset of an offline run, in whose units its penalties are; where it is gone the one that is given."""
+    try:
+        return run_dataset(run)
+    except ValueError as error:
+        warnings.warn(f"penalty weights are in units of the given dataset: {error}", stacklevel=3)
+        return dataset
 
 
 def _own_model(run: Run, dataset: Dataset, agent: Agent) -> LearnedModel | None:

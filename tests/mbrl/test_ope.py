@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ import torch
 
 from mbrl.cli import main
 from mbrl.data.collect import RandomPolicy, collect
-from mbrl.data.datasets import DatasetInfo, from_buffer, save_dataset
+from mbrl.data.datasets import DatasetInfo, from_buffer, load_dataset, save_dataset
 from mbrl.envs.make import make_env
 from mbrl.experiments.agent_runs import create_agent_run
 from mbrl.experiments.ope import Choice, Estimate, OPEConfig, choose, evaluate_policy, model_estimate, write_report
 from mbrl.experiments.runs import train_run
 from mbrl.learners.fqe import FQEConfig
 from mbrl.learners.sac import SACConfig
+from mbrl.learners.td3 import TD3Config
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import DQN, SAC
@@ -116,6 +118,19 @@ def test_a_model_that_breaks_down_is_told():
     assert made.lost == 0.5
 
 
+def test_weights_that_are_all_0_say_nothing():
+    """A policy that never does what was done is worth NaN by importance sampling, not 0.00."""
+
+    class Never(Table):
+        def log_prob(self, obs, action):
+            return torch.full((len(obs),), -math.inf, dtype=torch.float64)
+
+    config = OPEConfig(discount=0.9, fqe=FQEConfig((), updates=5, members=2))
+    for one in evaluate_policy(data_of(20, 0), Never(), config)[2:]:
+        assert math.isnan(one.value)
+        assert "all weights are 0" in str(one)
+
+
 def said(value, low=None):
     return [Estimate("data", 0, 0, 0), Estimate("fqe", value, value - 1 if low is None else low, value + 1)]
 
@@ -187,7 +202,7 @@ def test_the_command_compares_runs(pendulum, capsys, monkeypatch):
     from mbrl.pipelines.mopo_config import MOPOConfig, MOPOPreset
 
     tiny = MOPOConfig(members=3, elites=2, model_hidden=(16,), model_max_steps=60)
-    monkeypatch.setattr(ope, "mopo_preset", lambda env_id: MOPOPreset(tiny, SACConfig(), {}))
+    monkeypatch.setattr(ope, "mopo_preset", lambda env_id: MOPOPreset(tiny, SACConfig()))
     file, paths = pendulum
     options = ["--dataset", str(file), "--updates", "20", "--discount", "0.9", "--sampled"]
     status = main(["ope", *map(str, paths), *options, "--episodes", "1", "--calibration"])
@@ -201,6 +216,21 @@ def test_the_command_compares_runs(pendulum, capsys, monkeypatch):
     assert [one["name"] for one in report["estimates"]] == ["data", "fqe", "model", "importance sampling"]
     assert set(report["calibration"]["curves"]) == {"pairwise", "ensemble_std", "aleatoric"}
     assert report["environment"]["score"] < 0
+    assert "[nan" not in text  # one episode has no interval
+    assert report["dataset"]["path"] == str(file.resolve())
+    assert (report["settings"]["discount"], report["settings"]["seed"]) == (0.9, 0)
+    assert report["settings"]["fqe"]["updates"] == 20
+    assert report["calibration"]["weight_units"] == "data"
+    assert {"fqe", "model"} == {one["estimator"] for one in report["choices"]}
+
+
+def test_a_deterministic_policy_is_not_sampled(pendulum, tmp_path, capsys):
+    """What is evaluated would be another policy than the one that is played."""
+    config = OffPolicyConfig(total_timesteps=20, initial_steps=10, batch_size=8, eval_every=0, checkpoint_every=20)
+    run = create_agent_run(tmp_path, "Pendulum-v1", "td3", config, TD3Config(hidden=(8,)), seed=0)
+    train_run(run, progress=False)
+    assert main(["ope", str(run.path), "--dataset", str(pendulum[0]), "--sampled"]) == 2
+    assert "sampled: expected a run whose policy draws its actions, got TD3" in capsys.readouterr().err
 
 
 def test_the_command_says_what_does_not_fit(pendulum, capsys, tmp_path):
@@ -209,5 +239,12 @@ def test_the_command_says_what_does_not_fit(pendulum, capsys, tmp_path):
     buffer = collect(other, RandomPolicy(other.action_space), steps=30, seed=0)
     save_dataset(from_buffer(buffer, DatasetInfo.of(other)), tmp_path / "other.hdf5")
     assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "other.hdf5")]) == 2
-    assert "error: " in capsys.readouterr().err
+    assert (
+        "dataset: expected observations of (3,) numbers, as the run learned with, got (4,)" in capsys.readouterr().err
+    )
+    data = load_dataset(pendulum[0])
+    wide = replace(data, info=replace(data.info, action_low=(-3.0,), action_high=(3.0,)))
+    save_dataset(wide, tmp_path / "wide.hdf5")
+    assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "wide.hdf5")]) == 2
+    assert "dataset: expected actions in Box(-2.0, 2.0" in capsys.readouterr().err
     assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "none.hdf5")]) == 2
