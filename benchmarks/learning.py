@@ -18,7 +18,7 @@ from benchmarks.report import keep
 from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
 from mbrl.experiments.pets_runs import create_pets_run
 from mbrl.experiments.run import STEP, Run
-from mbrl.experiments.runs import PETS, total_timesteps, train_run
+from mbrl.experiments.runs import PETS, total, train_run
 from mbrl.pipelines.pets_config import preset as pets_preset
 
 EVALUATION, TRIAL = "eval/mean_reward", "rollout/ep_rew_mean"
@@ -85,9 +85,9 @@ def learn(name: str, seed: int, root: Path, minutes: float | None) -> bool:
     before = float(spent.read_text()) if spent.exists() else 0.0
     cpu = time.process_time()
     steps = train_run(run, minutes=minutes, progress=False)
-    total = before + time.process_time() - cpu
-    spent.write_text(str(total))
-    if steps < total_timesteps(run):
+    cpu_seconds = before + time.process_time() - cpu
+    spent.write_text(str(cpu_seconds))
+    if steps < total(run):
         print(f"{name} seed {seed}: {steps} steps so far", flush=True)
         return False
     metric = TRIAL if run.algo == PETS else EVALUATION
@@ -101,7 +101,7 @@ def learn(name: str, seed: int, root: Path, minutes: float | None) -> bool:
         "steps": [row[STEP] for row in rows],
         "returns": [round(row[metric], 2) for row in rows],
         "wall_seconds": round(run.metrics()[-1]["time/wall_clock"], 1),
-        "cpu_seconds": round(total, 1),  # without pieces that were killed
+        "cpu_seconds": round(cpu_seconds, 1),  # without pieces that were killed
     }
     print(f"{name} seed {seed}: {record['returns']}\nkept in {keep('learning', record)}", flush=True)
     (folder / "kept").touch()
