@@ -15,6 +15,7 @@ import gymnasium as gym
 from mbrl.envs.make import make_env
 from mbrl.experiments import agent_runs, offline_runs, pets_runs
 from mbrl.experiments.episode import Policy
+from mbrl.experiments.lock import locked
 from mbrl.experiments.run import Run
 
 PETS = "pets"
@@ -38,7 +39,8 @@ def train_run(
         accept_changes: whether to go on although the checkpoint was made with other settings.
 
     Raises:
-        ValueError: the settings are others, something was not finite, or the environment does not fit.
+        ValueError: the settings are others, something was not finite, the environment does not fit, or another process
+            trains the run (`BusyError`).
         MemoryError: the device is full.
         KeyboardInterrupt: Ctrl-C ended it: with a checkpoint, or without one where it came twice.
     """
@@ -47,7 +49,7 @@ def train_run(
         raise ValueError(f"dataset: expected none, for a run of {run.algo} learns by acting, got {str(dataset)!r}")
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
     settings: dict[str, Any] = {"progress": progress, "accept_changes": accept_changes}
-    with _interrupts() as asked:
+    with locked(run.path), _interrupts() as asked:
 
         def stop() -> bool:
             return bool(asked) or time.monotonic() >= end
