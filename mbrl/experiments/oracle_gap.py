@@ -1,0 +1,193 @@
+"""The oracle gap of PETS: how much of what a run misses is the planner's fault, and how much the model's.
+
+One planner plays the same episodes with what it plans through exchanged, part by part:
+
+    stronger  -- planner -->  true  -- model -->  learned  -- reward -->  learned_reward
+    true dynamics,            true dynamics,      learned dynamics,       learned dynamics,
+    wider search              the run's planner   true reward             learned reward
+
+Each arrow is a gap, the mean difference of returns from the same start states: what is lost to too narrow a search, to
+the model's dynamics, and to its rewards. The episodes are the environment's, and so are the returns.
+
+The comparison with planning through the true dynamics is that of Chua et al. (2018), https://arxiv.org/abs/1805.12114,
+and of Wang et al. (2019), https://arxiv.org/abs/1907.02057, section 4.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from mbrl.experiments.provenance import seal, sync, unseal, write_durably
+
+FILE = "oracle_gap.json"
+"""Where a run directory keeps it."""
+FORMAT = 1
+ARMS = {
+    "stronger": "true dynamics, wider search",
+    "true": "true dynamics",
+    "learned": "learned dynamics, true reward",
+    "learned_reward": "learned dynamics, learned reward",
+}
+"""What is planned through, and how a report calls it."""
+GAPS = {"planner": ("stronger", "true"), "model": ("true", "learned"), "reward": ("learned", "learned_reward")}
+"""Each gap is the first arm's return minus the second's: positive where the exchange costs return."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean with its 95 % interval (Student's t)."""
+
+    value: float
+    low: float | None
+    """None: fewer than two numbers, or one that is not finite."""
+    high: float | None
+    n: int
+    """Numbers behind it: episodes of one run, or runs."""
+
+
+@dataclass(frozen=True)
+class HorizonError:
+    """How far the model is off, open loop, on real trajectories."""
+
+    horizon: int
+    """Steps ahead."""
+    rmse: float
+    """Of the particles' mean, in standard deviations of the observations."""
+    coverage90: float
+    """Share of real values in the particles' central 90 % interval."""
+
+
+@dataclass(frozen=True)
+class OracleGap:
+    """What one run of PETS loses to its planner and to its model."""
+
+    run: str
+    """Name of the run directory."""
+    env_id: str
+    seed: int
+    """Of the run."""
+    steps: int
+    """Real steps that the model has learned from."""
+    checkpoint: str
+    """Digest of the model's parameters."""
+    episodes: int
+    """Of each arm, from the same start states."""
+    max_steps: int | None
+    """Where episodes were cut, for the true dynamics are dear; None: they are whole."""
+    objective: bool
+    """Whether plans maximise the task's shaped objective in place of its reward, as in the run; returns never do."""
+    reward: str
+    """What the run itself planned with: "task", a function that is given, or "learned"."""
+    returns: dict[str, tuple[float, ...]]
+    """[episodes] by arm (`ARMS`); an arm that can't be played is missing. -inf where the simulation diverged."""
+    missing: dict[str, str]
+    """Why, by arm."""
+    logged: tuple[HorizonError, ...]
+    """On the real steps since the last fit but one, as the run's metrics have it: the model had not seen them."""
+    visited: tuple[HorizonError, ...]
+    """On the episodes of `learned`, or of `learned_reward` where there is none: where planning takes the model."""
+    oracle: tuple[HorizonError, ...]
+    """On the episodes of `true`: where a model without error would be."""
+
+    @property
+    def own(self) -> str:
+        """The arm that is the run's own policy."""
+        return "learned" if self.reward == "task" else "learned_reward"
+
+    def gap(self, name: str) -> Difference | None:
+        """A gap of `GAPS`, paired by episode; None where one of its arms is missing."""
+        better, worse = (self.returns.get(arm) for arm in GAPS[name])
+        return None if better is None or worse is None else difference(np.subtract(better, worse))
+
+
+@dataclass(frozen=True)
+class PooledGap:
+    """The gaps of one task over runs with different seeds: each run counts once."""
+
+    env_id: str
+    runs: int
+    returns: dict[str, Difference]
+    """Mean return by arm."""
+    gaps: dict[str, Difference]
+    """By name, of `GAPS`."""
+    missing: dict[str, str]
+    """Why an arm is not there, by arm."""
+
+
+def pool(gaps: Sequence[OracleGap]) -> PooledGap:
+    """The gaps of one task over its runs. An arm counts where all runs have it.
+
+    Raises:
+        ValueError: there is no run, or they are of several environments, or their episodes were cut differently.
+    """
+    kinds = {(gap.env_id, gap.max_steps) for gap in gaps}
+    if len(kinds) != 1:
+        raise ValueError(
+            f"gaps: expected runs of one environment with episodes of one length, got {sorted(kinds, key=str)}"
+        )
+    arms = [arm for arm in ARMS if all(arm in gap.returns for gap in gaps)]
+    means = {arm: np.array([np.mean(gap.returns[arm]) for gap in gaps]) for arm in arms}
+    return PooledGap(
+        gaps[0].env_id,
+        len(gaps),
+        {arm: difference(values) for arm, values in means.items()},
+        {
+            name: difference(np.subtract(means[better], means[worse]))
+            for name, (better, worse) in GAPS.items()
+            if better in means and worse in means
+        },
+        {arm: reason for gap in gaps for arm, reason in gap.missing.items()},
+    )
+
+
+def difference(values: Any) -> Difference:
+    """The mean of independent numbers [n], with Student's t interval."""
+    values = np.asarray(values, dtype=float)
+    n, mean = len(values), float(np.mean(values)) if len(values) else math.nan
+    if n < 2 or not np.isfinite(values).all():
+        return Difference(mean, None, None, n)
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def save(gap: OracleGap, run_path: Path) -> Path:
+    """Write it into its run directory, in place of the one before."""
+    path, staged = run_path / FILE, run_path / f".{FILE}"
+    staged.unlink(missing_ok=True)  # of a process that was killed
+    write_durably(staged, seal({"format": FORMAT, **asdict(gap)}).encode())
+    staged.replace(path)
+    sync(run_path)
+    return path
+
+
+def load(run_path: str | Path) -> OracleGap | None:
+    """What a run directory has; None where there is none.
+
+    Raises:
+        ValueError: the file is damaged, or of a newer version.
+    """
+    path = Path(run_path) / FILE
+    try:
+        content = unseal(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove it, and measure again: mbrl oracle-gap {run_path}"
+        ) from None
+    if content.pop("format") > FORMAT:
+        raise ValueError(f"{path} was written by a newer version; upgrade: pip install --upgrade mbrl-planners")
+    errors = {name: _errors(content[name]) for name in ("logged", "visited", "oracle")}
+    returns = {arm: tuple(values) for arm, values in content["returns"].items()}
+    return OracleGap(**{**content, **errors, "returns": returns})
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> tuple[HorizonError, ...]:
+    return tuple(HorizonError(**row) for row in rows)
