@@ -1,0 +1,120 @@
+"""The final evaluation of a run: what it has learned plays episodes that are the same for every run of its task.
+
+Every policy meets the same start states, whatever its algorithm and seed, once with its best actions and once with
+actions sampled as in training. Planning is a function of its inputs, and TD3's policy is, too: they have no second
+entry. The returns stand in evaluation.json in the run directory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mbrl.experiments import runs
+from mbrl.experiments.checkpoint import checkpoints
+from mbrl.experiments.evaluate import Evaluation, evaluate
+from mbrl.experiments.provenance import seal, sync, unseal, write_durably
+from mbrl.experiments.results import FINAL
+from mbrl.experiments.run import Run
+from mbrl.seeding import derive
+
+FORMAT = 1
+EPISODES = 20
+PLANNED_EPISODES = 5
+"""Of planners, whose episodes are dear: the first of the others'."""
+SEED = derive("final evaluation")
+
+
+@dataclass(frozen=True)
+class Played:
+    """Episodes of one kind."""
+
+    returns: tuple[float, ...]
+    """-inf where the simulation diverged."""
+    lengths: tuple[int, ...]
+    """Steps of each."""
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(self.returns))
+
+
+@dataclass(frozen=True)
+class FinalEvaluation:
+    """What evaluation.json holds."""
+
+    checkpoint: str
+    """Name of the checkpoint that was evaluated."""
+    deterministic: Played
+    stochastic: Played | None
+    """None: the policy samples nothing."""
+
+
+def final_evaluation(run: Run) -> FinalEvaluation:
+    """Evaluate a run's newest checkpoint, and keep the result in its directory; a result that is there is read.
+
+    Raises:
+        ValueError: the run has no checkpoint, or it is damaged.
+    """
+    known = read_final(run.path)
+    if known is not None and known.checkpoint in (path.name for path in checkpoints(run.path)[:1]):
+        return known
+    env = runs.run_env(run)
+    policy = runs.load_policy(run, env)
+    newest = checkpoints(run.path)[0].name
+    episodes = PLANNED_EPISODES if run.algo == runs.PETS else EPISODES
+    best = evaluate(policy, env, episodes=episodes, seed=SEED)
+    sampled = None
+    if run.algo != runs.PETS and getattr(policy, "samples", True):
+        sampled = evaluate(policy, env, episodes=episodes, seed=SEED, deterministic=False)
+    env.close()
+    result = FinalEvaluation(newest, _played(best), None if sampled is None else _played(sampled))
+    _write(run.path / FINAL, result)
+    return result
+
+
+def read_final(run_path: str | Path) -> FinalEvaluation | None:
+    """The final evaluation in a run directory; None where there is none.
+
+    Raises:
+        ValueError: the file is damaged or of a newer version.
+    """
+    file = Path(run_path) / FINAL
+    try:
+        content = unseal(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); delete it, and mbrl compare makes it again") from None
+    if content["format"] > FORMAT:
+        raise ValueError(f"{file} has format {content['format']}; this version reads up to {FORMAT}: upgrade it")
+    return FinalEvaluation(
+        content["checkpoint"], _from_json(content["deterministic"]), _optional(content["stochastic"])
+    )
+
+
+def _played(result: Evaluation) -> Played:
+    return Played(tuple(float(x) for x in result.returns), tuple(int(x) for x in result.lengths))
+
+
+def _write(file: Path, result: FinalEvaluation) -> None:
+    content: dict[str, Any] = json.loads(json.dumps(asdict(result)), parse_constant=lambda _: None)  # -inf is null
+    staged = file.with_name(f".{file.name}")
+    staged.unlink(missing_ok=True)  # of a process that was killed
+    write_durably(staged, seal({"format": FORMAT, "seed": SEED, **content}).encode())
+    staged.rename(file)
+    sync(file.parent)
+
+
+def _from_json(content: dict[str, Any]) -> Played:
+    returns = (-math.inf if x is None else x for x in content["returns"])
+    return Played(tuple(returns), tuple(content["lengths"]))
+
+
+def _optional(content: dict[str, Any] | None) -> Played | None:
+    return None if content is None else _from_json(content)
