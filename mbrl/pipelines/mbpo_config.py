@@ -171,9 +171,15 @@ _SMALL = MBPOConfig(
     checkpoint_every=250,
 )
 
+_SMALL_SAC = SACConfig(hidden=(128, 128), lr=1e-3, tau=0.02)
+_SMALL_LONG = replace(_SMALL, total_timesteps=5_000, rollout_length=Ramp(1, 5, start=500, end=3_000), eval_every=500)
+
 PRESETS: dict[str, dict[str, MBPOPreset]] = {
+    "Pendulum-v1": {"small": MBPOPreset(_SMALL_LONG, replace(_SMALL_SAC, tau=0.005), {})},
+    "mbrl/CartPoleSwingUp-v0": {"small": MBPOPreset(_SMALL_LONG, replace(_SMALL_SAC, tau=0.005), {})},
+    "Reacher-v5": {"small": MBPOPreset(_SMALL_LONG, replace(_SMALL_SAC, tau=0.005), {})},
     "InvertedPendulum-v5": {
-        "small": MBPOPreset(_SMALL, SACConfig(hidden=(128, 128), lr=1e-3, tau=0.02), {}),
+        "small": MBPOPreset(_SMALL, _SMALL_SAC, {}),
         "paper": MBPOPreset(_SHORT, SACConfig(target_entropy=-0.05), {}),
     },
     "InvertedDoublePendulum-v5": {"paper": MBPOPreset(_SHORT, SACConfig(target_entropy=-0.05), {})},

@@ -49,7 +49,7 @@ _CARTPOLE = OffPolicyConfig(
 )
 # Episodes of up to 1,000 steps in all of these; the papers' numbers for one million steps.
 _MUJOCO = OffPolicyConfig(total_timesteps=1_000_000, initial_steps=10_000, eval_every=10_000, checkpoint_every=20_000)
-_BALANCE = OffPolicyConfig(
+_SHORT = OffPolicyConfig(
     total_timesteps=20_000, initial_steps=500, eval_every=500, checkpoint_every=1_000, update_ratio=1
 )
 _OFTEN = OffPolicyConfig(
@@ -64,7 +64,11 @@ _REDQ_ENTROPY = {"Hopper-v5": -1.0, "HalfCheetah-v5": -3.0, "Walker2d-v5": -3.0,
 def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
     plain: dict[str, Any] = {"sac": SACConfig(), "td3": TD3Config(), "ddpg": DDPGConfig()}
     often = {"redq": REDQ, "droq": DROQ}
-    made = {("sac", "Pendulum-v1"): OffPolicyPreset(_PENDULUM, SACConfig(lr=1e-3), {})}
+    made = {
+        ("sac", "Pendulum-v1"): OffPolicyPreset(_PENDULUM, SACConfig(lr=1e-3), {}),
+        ("sac", "mbrl/CartPoleSwingUp-v0"): OffPolicyPreset(_SHORT, SACConfig(lr=1e-3), {}),
+        ("sac", "Reacher-v5"): OffPolicyPreset(_SHORT, SACConfig(), {}),
+    }
     dqn = DQNConfig(
         hidden=(64, 64), lr=5e-4, target_every=1, tau=0.005, exploration_final=0.04, exploration_updates=7_000
     )
@@ -77,7 +81,7 @@ def _presets() -> dict[tuple[str, str], OffPolicyPreset]:
     for name in ("td3", "ddpg"):
         made[name, "Pendulum-v1"] = OffPolicyPreset(replace(_PENDULUM, discount=0.98), plain[name], {})
     for name, learner in plain.items():
-        made |= {(name, env_id): OffPolicyPreset(_BALANCE, learner, {}) for env_id in _POLES}
+        made |= {(name, env_id): OffPolicyPreset(_SHORT, learner, {}) for env_id in _POLES}
         made |= {(name, env_id): OffPolicyPreset(_MUJOCO, learner, {}) for env_id in _RUNNERS}
     for name, learner in often.items():
         for env_id, entropy in _REDQ_ENTROPY.items():

@@ -98,6 +98,7 @@ PRESETS: dict[str, PETSConfig] = {
     "mbrl/CartPoleSwingUp-v0": replace(
         _SMALL, total_timesteps=2_000, initial_steps=100, fit_every=25, fit_steps=150, iterations=2
     ),
+    "Pendulum-v1": replace(_SMALL, total_timesteps=5_000, initial_steps=200, fit_every=50, fit_steps=200),
     "InvertedPendulum-v5": replace(
         _SMALL,
         total_timesteps=2_000,
