@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from mbrl.experiments.sb3_presets import SB3, SB3Algorithm, sb3_preset
 from mbrl.experiments.trust_commands import online, ope
 from mbrl.pipelines.mpc_config import MPCConfig
 from mbrl.pipelines.mpc_config import preset as mpc_preset
@@ -17,7 +18,7 @@ from mbrl.pipelines.pets_config import preset as pets_preset
 
 Online = Literal["sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "dyna", "mbpo", "pets"]
 Offline = Literal["mopo", "combo", "mobile", "bc", "td3bc", "cql", "iql", "awac"]
-ALGORITHMS: tuple[str, ...] = (*get_args(Online), *get_args(Offline))
+ALGORITHMS: tuple[str, ...] = (*get_args(Online), *get_args(SB3Algorithm), *get_args(Offline))
 Settings = Annotated[Any, tyro.conf.arg(name="")]
 """A dataclass of settings, whose fields are options; which one is seen from the default."""
 Runs = tyro.conf.Positional[tuple[Path, ...]]
@@ -50,7 +51,7 @@ def demo(seed: int = 0, total_timesteps: int = 2_000, root: Path = Path("runs"),
 
 
 def train(
-    algorithm: tyro.conf.Positional[Online | Offline],
+    algorithm: tyro.conf.Positional[Online | SB3Algorithm | Offline],
     /,
     env_id: str | None = None,
     dataset: Path | None = None,
@@ -71,7 +72,8 @@ def train(
 
     Args:
         algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions), dqn, discrete_sac. With a learned
-            one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it). On a dataset, without
+            one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it). Of stable-baselines3
+            and sb3-contrib, which start anew where others resume: sb3-ppo and so on. On a dataset, without
             real steps: bc, td3bc, cql, iql, awac, and with a learned model mopo, combo, mobile.
         env_id: Gymnasium id with flat observations; module:Env-v0 imports the module first. With --dataset: where to
             evaluate, the dataset's own environment by default.
@@ -295,6 +297,8 @@ def _train_command(args: list[str], env_id: str) -> Callable[..., int]:
         return train
     if algorithm == "pets":
         return functools.partial(train, config=pets_preset(env_id))
+    if algorithm in SB3:
+        return functools.partial(train, config=sb3_preset(algorithm, env_id).config)
     from mbrl.experiments.start import find_preset  # which imports torch
 
     found = find_preset(algorithm, env_id, _value(args, "--dataset"), _value(args, "--preset") or None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "mbrl-planners"
-LIBRARIES = (DISTRIBUTION, "torch", "numpy", "gymnasium", "mujoco", "safetensors")
+LIBRARIES = (DISTRIBUTION, "torch", "numpy", "gymnasium", "mujoco", "safetensors", "stable-baselines3", "sb3-contrib")
 
 
 @cache

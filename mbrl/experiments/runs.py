@@ -13,10 +13,11 @@ from typing import Any, Literal
 import gymnasium as gym
 
 from mbrl.envs.make import make_env
-from mbrl.experiments import agent_runs, offline_runs, pets_runs
+from mbrl.experiments import agent_runs, offline_runs, pets_runs, sb3_runs
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.lock import locked
 from mbrl.experiments.run import Run
+from mbrl.experiments.sb3_presets import SB3
 
 PETS = "pets"
 
@@ -58,6 +59,8 @@ def train_run(
             steps = pets_runs.train_pets_run(run, stop_now=stop, **settings).steps
         elif _is_offline(run):
             steps = int(offline_runs.train_offline_run(run, dataset=dataset, stop=stop, **settings).updates)
+        elif run.algo in SB3:
+            steps = sb3_runs.train_sb3_run(run, stop=stop, progress=progress)
         else:
             steps = int(agent_runs.train_agent_run(run, stop=stop, **settings).steps)
     if asked and steps < total(run):
@@ -69,6 +72,8 @@ def settings_of(run: Run) -> dict[str, Any]:
     """The settings of a run: dataclasses, by their name in config.json."""
     if run.algo == PETS:
         return {"pets": pets_runs.pets_config(run)}
+    if run.algo in SB3:
+        return {"sb3": sb3_runs.sb3_config(run)}
     settings: Any = offline_runs.offline_settings(run) if _is_offline(run) else agent_runs.agent_settings(run)
     return {"loop": settings.config, "learner": settings.learner}
 
@@ -89,6 +94,8 @@ def run_env(run: Run, *, render_mode: str | None = None) -> gym.Env:
         return make_env(run.env_id, render_mode=render_mode)
     if _is_offline(run):
         return offline_runs.offline_env(run, render_mode=render_mode)
+    if run.algo in SB3:
+        return sb3_runs.sb3_env(run, render_mode=render_mode)
     return agent_runs.agent_env(run, render_mode=render_mode)
 
 
@@ -107,6 +114,8 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] |
         return pets_runs.load_policy(run, env, policy=policy or "mpc")
     if policy is not None:
         raise ValueError(f"policy: expected none, for a run of {run.algo} has only one, got {policy!r}")
+    if run.algo in SB3:
+        return sb3_runs.load_sb3_policy(run, env)
     return agent_runs.load_agent(run, env)
 
 

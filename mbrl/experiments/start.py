@@ -8,6 +8,8 @@ from mbrl.experiments.offline_runs import OFFLINE, create_offline_run, open_data
 from mbrl.experiments.pets_runs import create_pets_run
 from mbrl.experiments.run import Run
 from mbrl.experiments.runs import PETS
+from mbrl.experiments.sb3_presets import SB3, sb3_preset
+from mbrl.experiments.sb3_runs import create_sb3_run
 
 
 def start_run(
@@ -40,9 +42,11 @@ def start_run(
         raise ValueError(f"dataset: expected none, for {algorithm} learns by acting in --env-id, got {str(dataset)!r}")
     if env_id is None:
         raise ValueError(f"env_id: expected --env-id ID, where {algorithm} acts, got none")
+    if algorithm in (PETS, *SB3) and preset is not None:
+        raise ValueError(f"preset: expected none, for {algorithm} has one an environment, got {preset!r}")
+    if algorithm in SB3:
+        return create_sb3_run(root, env_id, algorithm, config, seed=seed, tensorboard=tensorboard)
     if algorithm == PETS:
-        if preset is not None:
-            raise ValueError(f"preset: expected none, for pets has one an environment, got {preset!r}")
         return create_pets_run(root, env_id, config, seed=seed, distill=distill, tensorboard=tensorboard)
     kwargs = ALGORITHMS[algorithm].preset(env_id, preset).env_kwargs
     return create_agent_run(
@@ -62,6 +66,8 @@ def find_preset(algorithm: str, env_id: str, dataset: str, name: str | None) -> 
     Raises:
         ValueError: there is no such preset, environment or dataset.
     """
+    if algorithm in SB3:
+        return sb3_preset(algorithm, env_id)
     if algorithm not in OFFLINE:
         return ALGORITHMS[algorithm].preset(env_id, name)
     own = open_dataset(dataset).info.env_id if dataset and not env_id else None
