@@ -13,8 +13,8 @@ from mbrl.experiments.oracle_gap import ARMS, Difference, OracleGap, PooledGap, 
 from mbrl.experiments.report_sections import Section, Styles, part
 from mbrl.experiments.report_style import (
     AXES,
-    NOTHING,
     MINUS,
+    NOTHING,
     SHORT,
     by,
     coverage,
