@@ -21,14 +21,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from scipy import stats
 
+from mbrl.data.buffer import ReplayBuffer
+from mbrl.envs.make import make_env
+from mbrl.experiments.oracle_arms import Played, affordable, load_learned, make_arms, model_errors, play_arm
 from mbrl.experiments.provenance import seal, sync, unseal, write_durably
+from mbrl.experiments.run import Run
+from mbrl.pipelines.pets_agent import PETSAgent
+from mbrl.seeding import derive
 
 FILE = "oracle_gap.json"
 """Where a run directory keeps it."""
 FORMAT = 1
+TRUE_STEPS = 20_000_000
+"""Minutes of MuJoCo on one core, where bodies are few."""
 ARMS = {
     "stronger": "true dynamics, wider search",
     "true": "true dynamics",
@@ -79,8 +88,10 @@ class OracleGap:
     """Digest of the model's parameters."""
     episodes: int
     """Of each arm, from the same start states."""
+    true_steps: int
+    """Steps that planning was allowed to take in the true dynamics, over all episodes."""
     max_steps: int | None
-    """Where episodes were cut, for the true dynamics are dear; None: they are whole."""
+    """Where episodes were cut to keep to that; None: they are whole."""
     objective: bool
     """Whether plans maximise the task's shaped objective in place of its reward, as in the run; returns never do."""
     reward: str
@@ -119,6 +130,84 @@ class PooledGap:
     """By name, of `GAPS`."""
     missing: dict[str, str]
     """Why an arm is not there, by arm."""
+
+
+def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TRUE_STEPS) -> OracleGap:
+    """Measure what a run of PETS loses to its planner and to its model, and keep it in the run directory.
+
+    What is kept there already is returned where it was measured with the same model and the same arguments. The same
+    run gives the same numbers.
+
+    Args:
+        run: of PETS, with a checkpoint behind its first fit.
+        episodes: of each arm.
+        true_steps: steps that planning may take in the true dynamics. Where they do not suffice, the wider search is
+            left out, then episodes are cut, and where not even a horizon is left, nothing is planned through the truth.
+
+    Raises:
+        ValueError: the run is another algorithm's, has no fitted model, or a number is out of range.
+    """
+    if episodes < 1 or true_steps < 1:
+        raise ValueError(f"episodes, true_steps: expected at least 1 each, got {episodes} and {true_steps}")
+    run = run if isinstance(run, Run) else Run.open(run)
+    env = make_env(run.env_id)
+    try:
+        agent, buffer, steps, digest = load_learned(run, env)
+        found = load(run.path)
+        if found and (found.checkpoint, found.episodes, found.true_steps) == (digest, episodes, true_steps):
+            return found
+        played, missing, cut = _play(agent, buffer, env, episodes, true_steps)
+    finally:
+        env.close()
+    scale = buffer.all().obs.std(0, correction=0)
+
+    def errors(arm: str) -> tuple[HorizonError, ...]:
+        seed = derive(agent.seed, "oracle gap", arm)
+        rows = model_errors(agent, played[arm], scale, seed=seed) if arm in played else []
+        return tuple(HorizonError(*row) for row in rows)
+
+    gap = OracleGap(
+        run=run.path.name,
+        env_id=run.env_id,
+        seed=run.seed,
+        steps=steps,
+        checkpoint=digest,
+        episodes=episodes,
+        true_steps=true_steps,
+        max_steps=cut,
+        objective=agent.config.objective,
+        reward="learned" if agent.ensemble.learned_reward else "task",
+        returns={arm: played[arm].returns for arm in ARMS if arm in played},
+        missing=missing,
+        logged=_logged(run, agent.config.diagnostic_horizons),
+        visited=errors("learned_reward" if agent.ensemble.learned_reward else "learned"),
+        oracle=errors("true"),
+    )
+    save(gap, run.path)
+    return gap
+
+
+def _play(
+    agent: PETSAgent, buffer: ReplayBuffer, env: gym.Env, episodes: int, true_steps: int
+) -> tuple[dict[str, Played], dict[str, str], int | None]:
+    """Episodes by arm, why others are missing, and where episodes were cut."""
+    arms, missing = make_arms(agent, buffer, env)
+    longest = None if env.spec is None else env.spec.max_episode_steps
+    arms, dear, cut = affordable(arms, episodes, true_steps, longest=longest, replan_every=agent.config.replan_every)
+    env = env if cut is None else gym.wrappers.TimeLimit(env, cut)
+    seed = derive(agent.seed, "oracle gap")
+    played = {
+        name: play_arm(arm, env, episodes=episodes, seed=seed, replan_every=agent.config.replan_every)
+        for name, arm in arms.items()
+    }
+    return played, missing | dear, cut
+
+
+def _logged(run: Run, horizons: tuple[int, ...]) -> tuple[HorizonError, ...]:
+    """The model's errors of the last row of metrics that has them."""
+    rows = [row for row in run.metrics() if row.get(f"model/rmse_{horizons[0]}") is not None] if horizons else []
+    keys = [h for h in horizons if rows and rows[-1].get(f"model/rmse_{h}") is not None]
+    return tuple(HorizonError(h, rows[-1][f"model/rmse_{h}"], rows[-1][f"model/coverage90_{h}"]) for h in keys)
 
 
 def pool(gaps: Sequence[OracleGap]) -> PooledGap:

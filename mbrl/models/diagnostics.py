@@ -17,7 +17,8 @@ class HorizonReport(NamedTuple):
 
     horizons: tuple[int, ...]
     rmse: Float[Tensor, "horizons"]
-    """Error of the particles' mean, in standard deviations of the data; NaN where no trajectory is long enough."""
+    """Error of the particles' mean, in standard deviations of the data, or in units of `scale`; NaN where no trajectory
+    is long enough."""
     coverage90: Float[Tensor, "horizons"]
     """Share of real values inside the particles' central 90 % interval; 0.9 is calibrated, less is too sure."""
 
@@ -32,6 +33,7 @@ def open_loop_report(
     starts: int = 200,
     particles: int = 20,
     generator: Generator,
+    scale: Float[Tensor, "obs"] | None = None,
 ) -> HorizonReport:
     """Start the model in states of real trajectories, give it the actions that were taken, and compare.
 
@@ -46,6 +48,8 @@ def open_loop_report(
         starts: rows to start from at most, evenly spaced.
         particles: rollouts from each start.
         generator: source of all randomness.
+        scale: what errors are divided by, where several reports are to be compared; None: the standard deviations of
+            the observations in `batch`.
 
     Raises:
         ValueError: a horizon is below 1, or there are fewer than 19 particles, too few for an interval of 90 %.
@@ -59,7 +63,7 @@ def open_loop_report(
     if len(episode_ids) == 0:
         return HorizonReport(tuple(horizons), rmse, coverage)
     first, length, order = _starts(episode_ids, starts)
-    std = batch.obs.double().std(0, correction=0)
+    std = batch.obs.double().std(0, correction=0) if scale is None else scale.double()
     std = torch.where(std > 0, std, 1.0)
 
     state: Any = None

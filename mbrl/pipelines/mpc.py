@@ -103,17 +103,22 @@ def make_policy(env: gym.Env, dynamics: Dynamics[Any], config: MPCConfig, *, see
     Raises:
         ValueError: a setting is out of range, or the planner is not for such actions.
     """
-    model: Any = dynamics
-    copies = isinstance(model, EnvCopies)
     mpc = MPC(
-        make_planner(config, env.action_space, stochastic=copies),
+        make_planner(config, env.action_space, stochastic=isinstance(dynamics, EnvCopies)),
         Problem(dynamics, config.discount, _terminal_value(env, config), particles=config.particles or 1),
         seed=derive(seed, "plan"),
         replan_every=config.replan_every,
         deadline_ms=config.deadline_ms,
         delay=config.delay,
     )
-    if copies:
+    return as_policy(mpc, env)
+
+
+def as_policy(mpc: MPC, env: gym.Env) -> ModelPolicy:
+    """MPC as a policy for an environment: plans start from its observation, or where that does not tell the model's
+    state, from the environment as it stands."""
+    model: Any = mpc.problem.dynamics
+    if isinstance(model, EnvCopies):
         return ModelPolicy(mpc, lambda obs: model.state_of(env, obs))
     return ModelPolicy(mpc, (lambda obs: model.state_of(env)) if hasattr(model, "state_of") else None)
 

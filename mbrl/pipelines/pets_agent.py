@@ -61,19 +61,7 @@ class PETSAgent:
         )
         self.dynamics = dynamics
         problem = Problem(dynamics, config.discount, particles=config.particles, risk=RISKS[config.risk])
-        box = Box.from_space(action_space)
-        planner: CEM | RandomShooting
-        if config.planner == "cem":
-            planner = CEM(
-                box,
-                config.horizon,
-                config.population,
-                config.elites,
-                config.iterations,
-                initial_std=config.initial_std,
-            )
-        else:
-            planner = RandomShooting(box, config.horizon, config.population, config.iterations)
+        planner = make_planner(config, Box.from_space(action_space))
         self.policy = MPC(planner, problem, seed=derive(self.seed, "plan"), replan_every=config.replan_every)
 
     def evaluation_policy(self, steps: int) -> MPC:
@@ -95,6 +83,17 @@ class PETSAgent:
         if self.config.objective and (known is None or known.objective is None):
             raise ValueError("objective: expected False, for this environment has no shaped objective, got True")
         return reward, termination
+
+
+def make_planner(config: PETSConfig, box: Box) -> CEM | RandomShooting:
+    """The planner of the settings.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    if config.planner == "random_shooting":
+        return RandomShooting(box, config.horizon, config.population, config.iterations)
+    return CEM(box, config.horizon, config.population, config.elites, config.iterations, initial_std=config.initial_std)
 
 
 def single_spaces(env: gym.Env | gym.vector.VectorEnv) -> tuple[gym.spaces.Box, gym.spaces.Box]:
