@@ -7,12 +7,31 @@ be read is a failure with its reason, never a gap.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+
+from mbrl.envs.make import make_env, task_options
+from mbrl.envs.tasks import task
+from mbrl.experiments.checkpoint import checkpoints
+from mbrl.experiments.comparability import (
+    check_distinct,
+    check_versions,
+    protocol_warnings,
+    settings_warnings,
+    software_warnings,
+)
+from mbrl.experiments.costs import Sizes, cost_curves
+from mbrl.experiments.provenance import unseal
+from mbrl.experiments.run import METRICS, STEP, Run
 
 COSTS = ("steps", "minutes", "gradient_steps", "model_steps", "flops")
 """What a run costs: real environment steps, wall-clock minutes, gradient steps of learner and model together, steps in
@@ -102,4 +121,145 @@ def read_results(cells: Iterable[tuple[str, str | Path]], *, failures: Iterable[
         ValueError: two versions of one environment, two runs of one label, task and seed, one directory under two
             labels, a label for two algorithms, or no run that can be read.
     """
-    raise NotImplementedError
+    outcomes, failed = [], list(failures)
+    warnings: list[str] = []
+    for label, path in cells:
+        try:
+            outcome, said = _read(label, Path(path))
+        except ValueError as error:
+            failed.append(_failure(label, Path(path), str(error)))
+            continue
+        outcomes.append(outcome)
+        warnings += said
+    if not outcomes:
+        reasons = "; ".join(f"{each.algorithm}: {each.reason}" for each in failed[:3])
+        raise ValueError(f"runs: expected at least one that can be read, got {len(failed)} that can't ({reasons})")
+    check_distinct(outcomes)
+    check_versions(outcomes)
+    warnings += [_missing(failure) for failure in failed]
+    warnings += [*protocol_warnings(outcomes), *settings_warnings(outcomes), *software_warnings(outcomes)]
+    return Results(tuple(outcomes), tuple(warnings), tuple(failed))
+
+
+def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
+    """One run, and what a reader must know about it. Raises ValueError where it can't be read."""
+    run = Run.open(path)
+    if run.x != STEP:
+        raise ValueError(f"{path} learns from a dataset and takes no real steps: there is nothing to compare them by")
+    rows = run.metrics()
+    said = []
+    if run.metrics_path.exists() and run.offset < run.metrics_path.stat().st_size:
+        said.append(f"{_name(label, run)}: the last line of {METRICS} is unfinished, and is left out")
+    evaluations = [row for row in rows if "eval/mean_reward" in row]
+    if not evaluations:
+        raise ValueError(f"{path} has no evaluation yet; runs are evaluated where eval_every is not 0")
+    config = loop_settings(run)
+    env = _environment(run)
+    costs = cost_curves(run.algo, run.config, evaluations, _sizes(*env))
+    steps = costs.pop("steps")
+    if not (np.diff(steps, prepend=-1) > 0).all():
+        raise ValueError(f"{path / METRICS} is damaged: real steps of its evaluations do not rise")
+    returns, unusable = _returns(evaluations)
+    if unusable:
+        said.append(f"{_name(label, run)}: the simulation diverged in {unusable} of {len(returns)} evaluations")
+    complete = _steps_done(run, rows) >= config["total_timesteps"]
+    if not complete:
+        said.append(
+            f"{_name(label, run)} is not complete: it took {_steps_done(run, rows):,} of "
+            f"{config['total_timesteps']:,} steps"
+        )
+    outcome = Outcome(
+        path=path,
+        env_id=run.env_id,
+        algorithm=label,
+        algo=run.algo,
+        seed=run.seed,
+        steps=steps.astype(int),
+        returns=returns,
+        costs={"steps": steps, **costs},
+        final=_final(path),
+        settings=run.config,
+        protocol=EvaluationProtocol(run.env_id, env[1], int(config["eval_episodes"]), True),
+        versions=run.header.get("versions", {}),
+        commit=run.header.get("git_commit"),
+        complete=complete,
+    )
+    return outcome, said
+
+
+def loop_settings(run: Run) -> dict[str, Any]:
+    """The part of a run's config that says how long it is and how it is evaluated.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for part in run.config.values():
+        if isinstance(part, dict) and "total_timesteps" in part:
+            return part
+    raise ValueError(f"run: expected settings with total_timesteps, got {', '.join(run.config)}: {run.path}")
+
+
+def _environment(run: Run) -> tuple[str, str]:
+    """Id, and options as JSON text: PETS has the library's own, all others Gymnasium's and those of their settings."""
+    kwargs = task_options(run.env_id) if run.algo == "pets" else run.config.get("env_kwargs", {})
+    return run.env_id, json.dumps(kwargs, sort_keys=True)
+
+
+@cache
+def _sizes(env_id: str, env_kwargs: str) -> Sizes:
+    env = make_env(env_id, discrete=True, check=False, as_registered=True, **json.loads(env_kwargs))
+    observations, actions = env.observation_space, env.action_space
+    known = task(env)
+    env.close()
+    discrete = isinstance(actions, gym.spaces.Discrete)
+    act = int(actions.n) if isinstance(actions, gym.spaces.Discrete) else math.prod(actions.shape or ())
+    return Sizes(math.prod(observations.shape or ()), act, discrete, known)
+
+
+def _returns(evaluations: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, int]:
+    """[evaluations] with -inf for what metrics.jsonl has as null, and how many there are of these."""
+    returns = [row["eval/mean_reward"] for row in evaluations]
+    return np.array([-math.inf if x is None else float(x) for x in returns]), sum(x is None for x in returns)
+
+
+def _steps_done(run: Run, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Real steps, by its metrics or its newest checkpoint: the last step need not be one that is logged."""
+    logged = max((int(row.get(STEP) or 0) for row in rows), default=0)
+    saved = [int(found[0]) for path in checkpoints(run.path)[:1] if (found := re.findall(r"-step(\d+)$", path.name))]
+    return max(logged, *saved, 0)
+
+
+def _final(path: Path) -> dict[str, float | None]:
+    """Mean returns of the final evaluation. Raises ValueError where the file is damaged."""
+    file = path / FINAL
+    if not file.exists():
+        return {"deterministic": None, "stochastic": None}
+    try:
+        content = unseal(file.read_bytes())
+        return {kind: _mean_return(content[kind]) for kind in ("deterministic", "stochastic")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); delete it, and mbrl compare makes it again") from None
+
+
+def _mean_return(played: Mapping[str, Any] | None) -> float | None:
+    if played is None:
+        return None
+    return float(np.mean([-math.inf if ret is None else ret for ret in played["returns"]]))
+
+
+def _failure(label: str, path: Path, reason: str) -> Failure:
+    try:
+        run = Run.open(path)
+    except ValueError:
+        return Failure(None, label, None, path, reason)
+    return Failure(run.env_id, label, run.seed, path, reason)
+
+
+def _name(label: str, run: Run | Outcome) -> str:
+    return f"{label} on {run.env_id}, seed {run.seed}"
+
+
+def _missing(failure: Failure) -> str:
+    where = f" on {failure.env_id}" if failure.env_id else ""
+    seed = "" if failure.seed is None else f", seed {failure.seed}"
+    return f"{failure.algorithm}{where}{seed} is missing from every figure: {failure.reason}"

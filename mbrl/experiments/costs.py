@@ -1,0 +1,194 @@
+"""What runs cost: gradient steps, model steps and floating-point operations, of their settings and logged counters.
+
+Operations are those of the matrix products of networks, 2 for each multiplication and addition, which is what
+`torch.utils.flop_counter` counts: of the learner's updates, of the model's fits, of model rollouts and of planning.
+Left out are acting, evaluations, the model's scores on held-out rows, activations, optimisers and the simulator: they
+are small beside the others, or no operations of networks. An algorithm whose operations are not known here has NaN,
+never 0.
+
+With P the weights of a network and P_1 those of its first layer, a batch of B rows takes 2 P B forward, 2 P B for the
+gradient of its weights and 2 (P - P_1) B for that of its hidden layers, or 2 P B where its input has one, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from mbrl.envs.tasks import Task
+
+GRADIENT_STEPS = ("train/gradient_steps", "train/n_updates", "model/gradient_steps")
+"""Counters whose sum is a run's gradient steps."""
+MODEL_STEPS = ("plan/model_steps", "model/steps")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A fully connected network: sizes of its layers, from inputs to outputs."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def weights(self) -> int:
+        return sum(rows * columns for rows, columns in pairwise(self.sizes))
+
+    def forward(self, rows: float) -> float:
+        return 2 * self.weights * rows
+
+    def backward(self, rows: float, *, weights: bool = True, inputs: bool = False) -> float:
+        """Of the gradient of what it returned: for its weights, and for its inputs or only for its hidden layers."""
+        through = self.weights if inputs else self.weights - self.sizes[0] * self.sizes[1]
+        return 2 * rows * (through + (self.weights if weights else 0))
+
+    def update(self, rows: float) -> float:
+        """A step of supervised learning."""
+        return self.forward(rows) + self.backward(rows)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What networks are made for."""
+
+    obs: int
+    act: int
+    """Dimensions of an action, or how many there are where they are discrete."""
+    discrete: bool
+    task: Task | None
+    """What the library knows of the environment."""
+
+
+def sac_update(
+    actor: Network, critic: Network, rows: int, *, critics: int = 2, actor_every: int = 1, frozen: bool = True
+) -> float:
+    """One update of SAC: targets, critics, and actor, as a mean over updates where the actor has fewer.
+
+    Args:
+        actor: gives mean and deviation of actions.
+        critic: one of them.
+        rows: of the batch.
+        critics: how many.
+        actor_every: critic updates per update of the actor.
+        frozen: whether the actor's loss leaves out the gradient of the critics' weights, which it does not use;
+            stable-baselines3 computes it.
+    """
+    targets = actor.forward(rows) + critics * critic.forward(rows)
+    values = critics * critic.update(rows)
+    through = critics * (critic.forward(rows) + critic.backward(rows, weights=not frozen, inputs=True))
+    return targets + values + (actor.update(rows) + through) / actor_every
+
+
+def td3_update(
+    actor: Network, critic: Network, rows: int, *, critics: int = 2, actor_every: int = 2, frozen: bool = True
+) -> float:
+    """One update of TD3 or DDPG, whose actors climb the first critic alone; arguments as of `sac_update`."""
+    targets = actor.forward(rows) + critics * critic.forward(rows)
+    values = critics * critic.update(rows)
+    through = critic.forward(rows) + critic.backward(rows, weights=not frozen, inputs=True)
+    return targets + values + (actor.update(rows) + through) / actor_every
+
+
+def cost_curves(
+    algo: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes
+) -> dict[str, np.ndarray]:
+    """What was spent until each row of metrics, by `results.COSTS`.
+
+    Args:
+        algo: of the run directory.
+        settings: its config.
+        rows: of metrics.jsonl.
+        sizes: of the environment.
+    """
+    steps = _column(rows, ("time/total_timesteps",))
+    return {
+        "steps": steps,
+        "minutes": _column(rows, ("time/wall_clock",)) / 60,
+        "gradient_steps": _column(rows, GRADIENT_STEPS),
+        "model_steps": _column(rows, MODEL_STEPS, default=0.0),
+        "flops": _flops(algo, settings, rows, sizes),
+    }
+
+
+def _flops(algo: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes) -> np.ndarray:
+    if algo == "pets":
+        return _pets(settings["pets"], rows, sizes)
+    per_update = _per_update(algo, settings, sizes)
+    spent = per_update * _column(rows, ("train/n_updates",))
+    if algo == "mbpo":
+        spent = spent + _mbpo_model(settings, rows, sizes)
+    return spent
+
+
+def _pets(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes) -> np.ndarray:
+    learned_reward = sizes.task is None or sizes.task.reward is None
+    network = _ensemble_network(sizes, config["hidden"], config["deterministic"], learned_reward)
+    fit = config["members"] * network.update(config["batch_size"])
+    members = config["members"] if config["propagation"] == "expectation" else 1  # else a row meets one member
+    plan = members * network.forward(1)
+    return fit * _column(rows, ("train/gradient_steps",)) + plan * _column(rows, ("plan/model_steps",))
+
+
+def _mbpo_model(settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes) -> np.ndarray:
+    """Fits and rollouts, in which a row asks one elite and the actor."""
+    config = settings["loop"]
+    unknown = sizes.task is None or sizes.task.reward is None
+    network = _ensemble_network(sizes, config["model_hidden"], False, config["reward"] == "learned" or unknown)
+    fit = config["members"] * network.update(config["model_batch_size"])
+    step = network.forward(1) + _actor(sizes, settings["learner"]["hidden"]).forward(1)
+    if config.get("targets", "td") != "td":  # expanded targets ask the model in every update
+        return np.full(len(rows), math.nan)
+    return fit * _column(rows, ("model/gradient_steps",)) + step * _column(rows, ("model/steps",))
+
+
+def _ensemble_network(sizes: Sizes, hidden: Sequence[int], deterministic: bool, learned_reward: bool) -> Network:
+    """One member of `mbrl.models.GaussianEnsemble`."""
+    seen = sizes.obs + sizes.act - (len(sizes.task.ignored_inputs) if sizes.task else 0)
+    out = sizes.obs + learned_reward
+    return Network((seen, *hidden, out if deterministic else 2 * out))
+
+
+def _per_update(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
+    """Operations of one gradient step of the learner; NaN where they are not known."""
+    if algo.startswith("sb3-"):
+        return _sb3(algo, settings["sb3"]["hyperparameters"], sizes)
+    learner, agent = settings.get("learner", {}), settings.get("agent")
+    if sizes.discrete or "batch_size" not in settings.get("loop", {}):
+        return math.nan
+    rows, hidden = settings["loop"]["batch_size"], learner.get("hidden", ())
+    critic = Network((sizes.obs + sizes.act, *hidden, 1))
+    if agent == "SAC":
+        actor, critics = _actor(sizes, hidden), learner["critics"]
+        return sac_update(actor, critic, rows, critics=critics, actor_every=learner["actor_every"])
+    if agent in ("TD3", "DDPG"):
+        actor, critics = Network((sizes.obs, *hidden, sizes.act)), learner.get("critics", 1)
+        return td3_update(actor, critic, rows, critics=critics, actor_every=learner["actor_every"])
+    return math.nan
+
+
+def _sb3(algo: str, given: Mapping[str, Any], sizes: Sizes) -> float:
+    nets = given.get("policy_kwargs", {}).get("net_arch", [256, 256])
+    pi, second = (nets["pi"], nets.get("qf", nets.get("vf"))) if isinstance(nets, Mapping) else (nets, nets)
+    rows = given.get("batch_size", 256)
+    if algo == "sb3-ppo":
+        return Network((sizes.obs, *pi, sizes.act)).update(rows) + Network((sizes.obs, *second, 1)).update(rows)
+    critic = Network((sizes.obs + sizes.act, *second, 1))
+    if algo == "sb3-sac" and not sizes.discrete:
+        return sac_update(_actor(sizes, pi), critic, rows, frozen=False)
+    if algo == "sb3-td3" and not sizes.discrete:
+        actor = Network((sizes.obs, *pi, sizes.act))
+        return td3_update(actor, critic, rows, actor_every=given.get("policy_delay", 2), frozen=False)
+    return math.nan
+
+
+def _actor(sizes: Sizes, hidden: Sequence[int]) -> Network:
+    return Network((sizes.obs, *hidden, 2 * sizes.act))
+
+
+def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], default: float = math.nan) -> np.ndarray:
+    """[rows] sum of those of the metrics that a row has; `default` where it has none."""
+    found = [[row[name] for name in names if row.get(name) is not None] for row in rows]
+    return np.array([float(sum(values)) if values else default for values in found])
