@@ -155,7 +155,7 @@ def cell_settings(cell: Cell) -> Settings:
             f"algorithms: expected ones that act in the environment, got {algorithm}, which learns from a dataset; "
             f"compare such runs with mbrl ope"
         )
-    length = {
+    length: dict[str, Any] = {
         "total_timesteps": cell.total_timesteps,
         "eval_every": cell.eval_every,
         "eval_episodes": cell.task.eval_episodes,
