@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from mbrl.experiments.compare_commands import compare
 from mbrl.experiments.sb3_presets import SB3, SB3Algorithm, sb3_preset
 from mbrl.experiments.trust_commands import online, ope
 from mbrl.pipelines.mpc_config import MPCConfig
@@ -249,6 +250,7 @@ def main(args: list[str] | None = None) -> int:
         "evaluate": evaluate,
         "mpc": controlled,
         "plot": plot,
+        "compare": compare,
         "ope": ope,
         "online": online,
         "dataset": dataset,
