@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ def train_run(
     dataset: str | Path | None = None,
     progress: bool = True,
     accept_changes: bool = False,
+    stop: Callable[[], bool] | None = None,
 ) -> int:
     """Train a run from its newest checkpoint, or from the start, to its end; returns its real steps, or updates.
 
@@ -38,6 +39,7 @@ def train_run(
         dataset: of a run that learns from one: where it is now; None: where it was.
         progress: whether to show a bar.
         accept_changes: whether to go on although the checkpoint was made with other settings.
+        stop: asked after every step; True ends it with a checkpoint, too.
 
     Raises:
         ValueError: the settings are others, something was not finite, the environment does not fit, or another process
@@ -52,17 +54,17 @@ def train_run(
     settings: dict[str, Any] = {"progress": progress, "accept_changes": accept_changes}
     with locked(run.path), _interrupts() as asked:
 
-        def stop() -> bool:
-            return bool(asked) or time.monotonic() >= end
+        def ends() -> bool:
+            return bool(asked) or time.monotonic() >= end or (stop is not None and stop())
 
         if run.algo == PETS:
-            steps = pets_runs.train_pets_run(run, stop_now=stop, **settings).steps
+            steps = pets_runs.train_pets_run(run, stop_now=ends, **settings).steps
         elif _is_offline(run):
-            steps = int(offline_runs.train_offline_run(run, dataset=dataset, stop=stop, **settings).updates)
+            steps = int(offline_runs.train_offline_run(run, dataset=dataset, stop=ends, **settings).updates)
         elif run.algo in SB3:
-            steps = sb3_runs.train_sb3_run(run, stop=stop, progress=progress)
+            steps = sb3_runs.train_sb3_run(run, stop=ends, progress=progress)
         else:
-            steps = int(agent_runs.train_agent_run(run, stop=stop, **settings).steps)
+            steps = int(agent_runs.train_agent_run(run, stop=ends, **settings).steps)
     if asked and steps < total(run):
         raise KeyboardInterrupt
     return steps
