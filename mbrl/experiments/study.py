@@ -209,17 +209,17 @@ SMOKE = Study(
 SMALL = Study(
     "small",
     tasks=(
-        Task("Pendulum-v1", budget=5_000, eval_every=500, eval_episodes=5),
-        Task("InvertedPendulum-v5", budget=2_500, eval_every=250, eval_episodes=5),
-        Task("mbrl/CartPoleSwingUp-v0", budget=5_000, eval_every=500, eval_episodes=5),
-        Task("Reacher-v5", budget=5_000, eval_every=500, eval_episodes=5),
+        Task("Pendulum-v1", budget=3_000, eval_every=500, eval_episodes=5),
+        Task("InvertedPendulum-v5", budget=2_000, eval_every=250, eval_episodes=5),
+        Task("mbrl/CartPoleSwingUp-v0", budget=3_000, eval_every=500, eval_episodes=5),
+        Task("Reacher-v5", budget=3_000, eval_every=500, eval_episodes=5),
     ),
     entries=(
         Entry("pets", "pets"),
         Entry("mbpo", "mbpo"),
         Entry("sac", "sac", times=4),
         Entry("sb3-sac", "sb3-sac", times=4),
-        Entry("sb3-ppo", "sb3-ppo", times=20, eval_times=5),
+        Entry("sb3-ppo", "sb3-ppo", times=20),
     ),
     seeds=(0, 1, 2, 3, 4),
 )
