@@ -32,7 +32,7 @@ from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.recorder import Recorder
 from mbrl.seeding import derive
 
-CLASSES: dict[str, type[BaseAlgorithm]] = {
+CLASSES: dict[str, Any] = {
     "sb3-ppo": PPO,
     "sb3-a2c": A2C,
     "sb3-sac": SAC,
@@ -73,7 +73,8 @@ def make_model(algorithm: str, config: SB3Config, make_env: Callable[[], gym.Env
         envs = VecNormalize(envs, gamma=config.hyperparameters.get("gamma", 0.99))
     given = _arguments(algorithm, config, envs.action_space)
     with seeded(seed), _explained(algorithm):
-        return CLASSES[algorithm]("MlpPolicy", envs, seed=seed, device=config.device, **given)
+        model: BaseAlgorithm = CLASSES[algorithm]("MlpPolicy", envs, seed=seed, device=config.device, **given)
+        return model
 
 
 class Policy:
@@ -120,7 +121,7 @@ class Policy:
 def policy_of(model: BaseAlgorithm, seed: int) -> Policy:
     """The policy of a model that is being trained, as it is whenever it is asked."""
     envs = model.get_vec_normalize_env()
-    return Policy(model, None if envs is None else envs.normalize_obs, seed)  # type: ignore[arg-type]
+    return Policy(model, None if envs is None else envs.normalize_obs, seed)
 
 
 def tensors_of(model: BaseAlgorithm) -> dict[str, Tensor]:
@@ -150,10 +151,11 @@ def load_model(
         ValueError: the tensors are of another policy.
     """
     given = _arguments(algorithm, config, spaces.action_space)
-    if "buffer_size" in given:
-        given["buffer_size"] = 1
+    # What only training needs is left small, and is not read from an environment, which the model has none of.
+    known = inspect.signature(CLASSES[algorithm]).parameters
+    given |= {name: value for name, value in {"buffer_size": 1, "target_entropy": 0.0}.items() if name in known}
     with seeded(seed), _explained(algorithm):
-        model = CLASSES[algorithm]("MlpPolicy", None, device="cpu", _init_setup_model=False, **given)  # type: ignore[arg-type]
+        model = CLASSES[algorithm]("MlpPolicy", None, device="cpu", _init_setup_model=False, **given)
         model.observation_space, model.action_space = copy.deepcopy((spaces.observation_space, spaces.action_space))
         model.n_envs = 1
         model._setup_model()
