@@ -1,0 +1,156 @@
+"""Studies: what they refuse, the settings of their cells, and which run directories are theirs."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mbrl.cli import main
+from mbrl.experiments.reuse import create, find_runs, wanted_configs
+from mbrl.experiments.run import Run
+from mbrl.experiments.study import SMALL, SMOKE, Cell, Entry, Study, Task, cell_settings, cells, study_record
+from mbrl.pipelines.off_policy_presets import PRESETS
+
+POLE = Task("InvertedPendulum-v5", budget=600, eval_every=300, eval_episodes=2)
+SAC = Entry("sac", "sac")
+
+
+def study(**changes: Any) -> Study:
+    return replace(Study("", (POLE,), (SAC, Entry("pets", "pets")), (0, 1)), **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entries": (SAC, Entry("sac", "td3"))}, "algorithms: expected each one once, got 'sac' twice"),
+        ({"entries": (SAC, Entry("mine", "sac"))}, "which are both sac with the same settings"),
+        ({"tasks": (POLE, POLE)}, "env_id: expected each one once"),
+        (
+            {"tasks": (POLE, replace(POLE, env_id="InvertedPendulum-v4"))},
+            "expected one version of each environment, got InvertedPendulum-v5 and InvertedPendulum-v4",
+        ),
+        ({"seeds": (0, 1, 0)}, "seeds: expected each one once, got 0 twice"),
+        ({"seeds": ()}, "seeds: expected at least one, got none"),
+        ({"tasks": (replace(POLE, eval_every=250),)}, r"eval_every: expected a divisor of the budget \(600\)"),
+        ({"entries": (replace(SAC, eval_times=3),)}, "got 900 for sac"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        study(**changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Task("Pendulum-v1", 0, 1, 1), "budget: expected at least 1 for Pendulum-v1, got 0"),
+        (lambda: Entry("sac", "sac", times=0), "times: expected at least 1 for sac, got 0"),
+    ],
+)
+def test_numbers_of_a_study_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_cells_come_seed_by_seed():
+    assert [str(cell) for cell in cells(study())] == [
+        f"{label} on InvertedPendulum-v5, seed {seed}" for seed in (0, 1) for label in ("sac", "pets")
+    ]
+
+
+def test_settings_are_the_preset_but_for_length_and_evaluations():
+    preset = PRESETS["sac", POLE.env_id]
+    made = cell_settings(Cell(POLE, replace(SAC, times=3, eval_times=2), seed=0))
+    assert made.learner == preset.learner
+    changed = {name for name, value in asdict(made.config).items() if value != asdict(preset.config)[name]}
+    assert changed == {"total_timesteps", "eval_every", "eval_episodes"}
+    assert (made.config.total_timesteps, made.config.eval_every, made.config.eval_episodes) == (1_800, 600, 2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "budget", "message"),
+    [
+        (Entry("sac", "sac"), 300, "sac on InvertedPendulum-v5: initial_steps: expected fewer than total_timesteps"),
+        (Entry("x", "nothing"), 600, "expected those of mbrl train --help, got 'nothing'"),
+        (Entry("x", "cql"), 600, "got cql, which learns from a dataset"),
+        (Entry("x", "mbpo", preset="large"), 600, "preset: expected one of small, paper"),
+        (Entry("dqn", "dqn"), 2_000, "dqn on InvertedPendulum-v5: .*use SAC"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_before_anything_runs(entry, budget, message):
+    task = replace(POLE, budget=budget, eval_every=budget)
+    with pytest.raises(ValueError, match=message):
+        wanted_configs([Cell(task, entry, 0)])
+
+
+def test_the_named_studies_are_what_their_reports_say():
+    budgets = {task.env_id: (task.budget, task.eval_every, task.eval_episodes) for task in SMALL.tasks}
+    assert budgets == {
+        "Pendulum-v1": (3_000, 500, 5),
+        "InvertedPendulum-v5": (2_000, 250, 5),
+        "mbrl/CartPoleSwingUp-v0": (3_000, 500, 5),
+        "Reacher-v5": (3_000, 500, 5),
+    }
+    times = {entry.label: (entry.times, entry.eval_times) for entry in SMALL.entries}
+    assert times == {"pets": (1, 1), "mbpo": (1, 1), "sac": (4, 1), "sb3-sac": (4, 1), "sb3-ppo": (20, 1)}
+    assert len(list(cells(SMALL))) == 100
+    assert len(list(cells(SMOKE))) == 24
+    assert study_record(SMOKE)["tasks"][0]["env_id"] == "Pendulum-v1"
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "pets", "mbpo", "sb3-sac"])
+def test_a_run_that_train_made_is_a_cells(tmp_path, capsys, algorithm):
+    asked = "--total-timesteps 600 --eval-every 300 --eval-episodes 2 --seed 4 --minutes 0.00001".split()
+    assert main(["train", algorithm, "--env-id", POLE.env_id, "--root", str(tmp_path), *asked]) == 0
+    capsys.readouterr()
+    (made,) = tmp_path.glob("*/")
+    cell = Cell(POLE, Entry("mine", algorithm), seed=4)
+    wanted = wanted_configs([cell])
+    assert find_runs(tmp_path, wanted).paths == {cell: made}
+    other = replace(cell, seed=5)
+    assert find_runs(tmp_path, {other: wanted[cell]}).paths == {}
+
+
+def changed(path: Path, **changes: Any) -> None:
+    """Another config.json, as another `mbrl train` would have written it."""
+    run = Run.open(path)
+    run.change({**run.config, "loop": {**run.config["loop"], **changes}})
+    run.header.pop("changes")
+    (path / "config.json").unlink()
+    fresh = Run.create(path.parent, run.env_id, run.algo, run.seed, run.config)
+    shutil.move(fresh.path / "config.json", path / "config.json")
+    fresh.path.rmdir()
+
+
+def test_runs_with_other_settings_and_broken_ones_are_no_cells(tmp_path):
+    cell = Cell(POLE, SAC, seed=0)
+    wanted = wanted_configs([cell])
+    other = create(cell, tmp_path).path
+    changed(other, checkpoint_every=17)
+    assert find_runs(tmp_path, wanted).paths == {}
+    resumed = create(cell, tmp_path)
+    resumed.change({**resumed.config, "distill": True})
+    resumed.change(wanted[cell])
+    resumed.keep_changes()
+    broken = create(cell, tmp_path).path
+    (broken / "config.json").write_text("{")
+    found = find_runs(tmp_path, wanted)
+    assert found.paths == {}
+    assert len(found.notes) == 2
+    assert any("began with other settings" in note for note in found.notes)
+    assert any("is damaged" in note for note in found.notes)
+
+
+def test_of_two_runs_of_a_cell_the_one_further_on_is_taken(tmp_path):
+    cell = Cell(POLE, SAC, seed=0)
+    first, second = (create(cell, tmp_path) for _ in range(2))
+    first.log({"time/total_timesteps": 100})
+    second.log({"time/total_timesteps": 300})
+    found = find_runs(tmp_path, wanted_configs([cell]))
+    assert found.paths == {cell: second.path}
+    assert found.notes == (f"{first.path} is a second run of {cell}, and is not used",)
+    (first.path / "metrics.jsonl").write_text(json.dumps({"time/total_timesteps": 600}) + "\n")
+    assert find_runs(tmp_path, wanted_configs([cell])).paths == {cell: first.path}
