@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from mbrl.experiments.compare_commands import compare
+from mbrl.experiments.report_commands import report
 from mbrl.experiments.sb3_presets import SB3, SB3Algorithm, sb3_preset
 from mbrl.experiments.trust_commands import online, ope
+from mbrl.experiments.tune_commands import oracle_gap, tune
 from mbrl.pipelines.mpc_config import MPCConfig
 from mbrl.pipelines.mpc_config import preset as mpc_preset
 from mbrl.pipelines.pets_config import preset as pets_preset
@@ -251,6 +253,9 @@ def main(args: list[str] | None = None) -> int:
         "mpc": controlled,
         "plot": plot,
         "compare": compare,
+        "report": report,
+        "oracle-gap": oracle_gap,
+        "tune": tune,
         "ope": ope,
         "online": online,
         "dataset": dataset,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mbrl.experiments.markup import Markup, el
-from mbrl.experiments.report_style import Style, linear_ticks, log_ticks, number
+from mbrl.experiments.report_style import Style, linear_ticks, log_ticks, number, tick
 
 WIDTH, HEIGHT = 360, 240
-LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 36
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 36
 """Margins: as narrow as a phone, so that letters keep their size there."""
 
 
@@ -125,17 +125,17 @@ def _frame(x: Axis, y: Axis, x_name: str, y_name: str, format_y: Callable[[float
     """Grid, ticks and names."""
     foot, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     made = []
-    for tick in y.ticks(5):
-        at = px(y(tick))
+    for value in y.ticks(5):
+        at = px(y(value))
         made.append(el("line", x1=LEFT, x2=right, y1=at, y2=at, class_="grid"))
-        made.append(el("text", format_y(tick), x=LEFT - 6, y=at + 3.5, class_="tick end"))
-    for tick in x.ticks(4):
-        at = px(x(tick))
+        made.append(el("text", format_y(value), x=LEFT - 6, y=at + 3.5, class_="tick end"))
+    for value in x.ticks(4):
+        at = px(x(value))
         made.append(el("line", x1=at, x2=at, y1=foot, y2=foot + 4, class_="axis"))
-        made.append(el("text", number(tick), x=min(at, right - 8), y=foot + 15, class_="tick middle"))
+        made.append(el("text", tick(value), x=at, y=foot + 15, class_="tick middle"))
     made.append(el("line", x1=LEFT, x2=right, y1=foot, y2=foot, class_="axis"))
     made.append(el("text", x_name, x=(LEFT + right) / 2, y=HEIGHT - 5, class_="name middle"))
-    made.append(el("text", y_name, x=11, y=(TOP + foot) / 2, class_="name middle upright"))
+    made.append(el("text", y_name, x=9, y=(TOP + foot) / 2, class_="name middle upright"))
     return made
 
 

@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from mbrl.experiments.findings import Summary, TaskInfo
 from mbrl.experiments.oracle_gap import OracleGap, pool
 from mbrl.experiments.report_sections import budget_end
-from mbrl.experiments.report_style import AXES, Style, log_ticks, number, short_task, styles
-from mbrl.experiments.summary import Summary, TaskInfo
+from mbrl.experiments.report_style import AXES, Style, log_ticks, short_task, styles, tick
 
 Styles = Mapping[str, Style]
 PANEL = (4.2, 3.0)
@@ -52,6 +52,7 @@ def write_figures(summary: Summary, oracle: Sequence[OracleGap], folder: Path) -
                     path.unlink(missing_ok=True)
                     continue
                 figure.savefig(path, metadata={"Date": None} if ending == "svg" else None)
+                figure.set_layout_engine("none")  # it is laid out now
                 written.append(path)
     return written
 
@@ -116,18 +117,11 @@ def _curve_axes(panel: Axes, task: TaskInfo, summary: Summary, axis: str) -> Non
     end = budget_end(summary, task, axis)
     if axis == "steps" and end is not None:
         panel.axvline(end, color="0.5", linestyle=":", linewidth=1)
-        panel.annotate(
-            "budget",
-            (end, 0.02),
-            xycoords=("data", "axes fraction"),
-            fontsize="x-small",
-            color="0.35",
-            ha="right",
-            rotation=90,
-        )
+        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right", "rotation": 90}
+        panel.annotate("budget", (end, 0), (-2, 4), fontsize="x-small", color="0.35", **at)
     left, right = panel.get_xlim()
     panel.set_xticks(log_ticks(left, right, 4))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     panel.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mbrl.experiments.charts import RIGHT, TOP, WIDTH, Axis, Guide, padded, px
 from mbrl.experiments.markup import Markup, el
-from mbrl.experiments.report_style import Style, number
+from mbrl.experiments.report_style import Style, number, tick
 
 ROW = 26
 """Height of a row."""
@@ -55,10 +55,10 @@ def interval_chart(
     foot = TOP + ROW * len(rows)
     ticks = [
         [
-            el("line", x1=px(axis(tick)), x2=px(axis(tick)), y1=TOP, y2=foot, class_="grid"),
-            el("text", number(tick), x=px(axis(tick)), y=foot + 14, class_="tick middle"),
+            el("line", x1=px(axis(at)), x2=px(axis(at)), y1=TOP, y2=foot, class_="grid"),
+            el("text", tick(at), x=px(axis(at)), y=foot + 14, class_="tick middle"),
         ]
-        for tick in axis.ticks(4)
+        for at in axis.ticks(4)
     ]
     marks = [
         el(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.experiments.figures import write_figures
+from mbrl.experiments.findings import Summary
 from mbrl.experiments.oracle_gap import OracleGap
 from mbrl.experiments.report_csv import write_csv
 from mbrl.experiments.report_html import page
-from mbrl.experiments.summary import Summary
 
 REPORT = "report.html"
 

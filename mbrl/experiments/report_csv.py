@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mbrl.experiments.findings import Estimate, RunRow, Summary
 from mbrl.experiments.oracle_gap import ARMS, GAPS, OracleGap, pool
 from mbrl.experiments.report_style import TIMED
 from mbrl.experiments.results import COSTS
-from mbrl.experiments.summary import Estimate, RunRow, Summary
 
 TIMINGS = "timings"
 Rows = list[dict[str, Any]]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from mbrl.experiments.charts import Guide
+from mbrl.experiments.findings import Improvement, Summary, ToThreshold
 from mbrl.experiments.interval_charts import Row, interval_chart
 from mbrl.experiments.markup import Markup, el
 from mbrl.experiments.oracle_gap import ARMS, Difference, OracleGap, PooledGap, pool
@@ -22,10 +23,10 @@ from mbrl.experiments.report_style import (
     interval,
     number,
     percent,
+    share,
     short_task,
 )
-from mbrl.experiments.report_tables import details, figure, key, table
-from mbrl.experiments.summary import Improvement, Summary, ToThreshold
+from mbrl.experiments.report_tables import details, figure, key, side_by_side, table
 
 GAP_WORDS = {
     "planner": "planner: a wider search would win",
@@ -68,7 +69,7 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
             "which some runs do not reach it.",
         ),
         el("p", "The switch under “Return against cost” chooses the cost here, too.", class_="note"),
-        tables,
+        el("div", tables, class_="tables"),
     )
 
 
@@ -95,7 +96,7 @@ def improvement(summary: Summary) -> Section | None:
         table(
             ["a run of … beats one of …", "probability", "runs", "true coverage"],
             [
-                (f"{f.first} > {f.second}", estimate(f.probability), f.probability.n, coverage(f.probability))
+                (f"{f.first} > {f.second}", estimate(f.probability, share), f.probability.n, coverage(f.probability))
                 for f in found
             ],
             caption="mean over all tasks" if env_id is None else env_id,
@@ -209,8 +210,8 @@ def costs(summary: Summary, styles: Styles) -> Section | None:
         el(
             "p",
             "Median of the runs, and their smallest and largest where they differ. Gradient steps are those of "
-            "learner and model together; FLOPs are those of the networks, and leave the simulator out. Minutes hold "
-            "for one machine, and for what else it did.",
+            "learner and model together; FLOPs are those of the networks (M, G, T: 10^6, 10^9, 10^12) and leave the "
+            "simulator out. Minutes hold for one machine, and for what else it did.",
         ),
         tables,
     )
@@ -232,7 +233,7 @@ def oracle(gaps: Sequence[OracleGap]) -> Section | None:
             "what the run has learned. What the true dynamics would win is the model's error; what a wider search on "
             "the true dynamics would win is the planner's. Means over runs, with Student's t intervals.",
         ),
-        el("div", [_gap_chart(pool(found)) for found in groups.values()], class_="charts"),
+        side_by_side([_gap_chart(pool(found)) for found in groups.values()]),
         [_gap_tables(pool(found), found) for found in groups.values()],
     )
 

@@ -13,11 +13,11 @@ from importlib import resources
 from typing import Any
 
 from mbrl.experiments import report_details, report_origin, report_sections
+from mbrl.experiments.findings import Summary
 from mbrl.experiments.markup import el, verbatim
 from mbrl.experiments.oracle_gap import OracleGap
 from mbrl.experiments.report_sections import Section
 from mbrl.experiments.report_style import counted, several, short_task, styles
-from mbrl.experiments.summary import Summary
 
 
 def page(summary: Summary, *, study: Mapping[str, Any] | None = None, oracle: Sequence[OracleGap] = ()) -> str:

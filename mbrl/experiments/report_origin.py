@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mbrl.experiments.findings import SettingDifference, Summary
 from mbrl.experiments.markup import Markup, el
 from mbrl.experiments.report_sections import Section, Styles, part
 from mbrl.experiments.report_style import NOTHING, counted, number, several
 from mbrl.experiments.report_tables import details, key, table
-from mbrl.experiments.summary import SettingDifference, Summary
 
 WORDS = {
     "budget": "real environment steps that all algorithms have; everything that is compared is compared there",
@@ -32,10 +32,7 @@ WORDS = {
 
 def warnings(summary: Summary) -> Markup:
     """What the reader must know first; nothing where there is nothing."""
-    found: list[Any] = list(summary.warnings)
-    for row in summary.failures:
-        seed = "" if row.seed is None else f", seed {row.seed}"
-        found.append(f"Missing: {row.label} on {row.env_id or 'an unknown task'}{seed}: {row.reason}")
+    found = summary.warnings
     if not found:
         return Markup("")
     title = el("h2", counted(len(found), "warning"), id="warnings")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mbrl.experiments.charts import Guide, Line, line_chart
+from mbrl.experiments.findings import Answer, Curve, Estimate, Summary, TaskInfo
 from mbrl.experiments.interval_charts import Row, interval_chart
 from mbrl.experiments.markup import Markup, el
 from mbrl.experiments.report_style import (
@@ -19,10 +20,10 @@ from mbrl.experiments.report_style import (
     number,
     percent,
     several,
+    share,
     short_task,
 )
-from mbrl.experiments.report_tables import details, figure, key, legend, switch, table
-from mbrl.experiments.summary import Answer, Curve, Estimate, Summary, TaskInfo
+from mbrl.experiments.report_tables import details, figure, key, legend, side_by_side, switch, table
 
 Styles = dict[str, Style]
 BEYOND = 1.05
@@ -46,8 +47,9 @@ def answers(summary: Summary) -> Section | None:
     """A sentence for each question."""
     if not summary.answers:
         return None
-    ordered = [*(a for a in summary.answers if a.env_id is None), *(a for a in summary.answers if a.env_id is not None)]
-    return part("answers", "Answers", el("div", [_answer(found) for found in ordered], class_="answers"))
+    whole = [_answer(found) for found in summary.answers if found.env_id is None]
+    cards = [_answer(found) for found in summary.answers if found.env_id is not None]
+    return part("answers", "Answers", whole, side_by_side(cards))
 
 
 def scores(summary: Summary, styles: Styles) -> Section | None:
@@ -64,7 +66,7 @@ def scores(summary: Summary, styles: Styles) -> Section | None:
     listed = table(
         ["algorithm", "interquartile mean", "mean", "tasks", "runs a task", "true coverage"],
         [
-            (key(a.label, styles), estimate(a.iqm), estimate(a.mean), a.tasks, a.iqm.n, coverage(a.iqm))
+            (key(a.label, styles), estimate(a.iqm, share), estimate(a.mean, share), a.tasks, a.iqm.n, coverage(a.iqm))
             for a in summary.aggregates
         ],
     )
@@ -96,9 +98,8 @@ def curves(summary: Summary, styles: Styles) -> Section | None:
     shown = [
         el(
             "div",
-            [_task_curves(summary, task, axis, span == "whole", styles) for task in summary.tasks],
+            side_by_side([_task_curves(summary, task, axis, span == "whole", styles) for task in summary.tasks]),
             _absent(drawn, axis, summary),
-            class_="charts",
             data_axis=axis,
             data_range=span,
         )
@@ -141,7 +142,7 @@ def returns(summary: Summary, styles: Styles) -> Section | None:
                         key(o.label, styles),
                         estimate(o.iqm),
                         estimate(o.mean),
-                        estimate(o.score),
+                        estimate(o.score, share),
                         o.iqm.n,
                         coverage(o.iqm),
                     )
@@ -159,7 +160,7 @@ def returns(summary: Summary, styles: Styles) -> Section | None:
             "and the dotted line the uniformly random policy. The true coverage says how often such an interval "
             "really holds the truth with this many runs, over returns of several shapes.",
         ),
-        el("div", charts, class_="charts"),
+        side_by_side(charts),
         details("The same as numbers", tables),
     )
 
@@ -244,5 +245,5 @@ def _answer(found: Answer) -> Markup:
         "div",
         el("h3", found.question, badge),
         el("p", found.answer),
-        class_="answer all" if found.env_id is None else "answer",
+        class_="answer",
     )

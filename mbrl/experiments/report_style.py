@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mbrl.experiments.findings import Entry, Estimate
 from mbrl.experiments.plots import COLOURS
 from mbrl.experiments.results import COSTS
-from mbrl.experiments.summary import Entry, Estimate
 
 AXES = {
     "steps": "real environment steps",
@@ -95,26 +95,41 @@ def _significant(size: float, digits: int) -> str:
     return text.rstrip("0").rstrip(".") if "e" not in text else text
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """The interval alone; "" where there is none."""
-    return "" if low is None and high is None else f"[{number(low)}, {number(math.inf if high is None else high)}]"
+def share(value: float | None) -> str:
+    """A score or a probability: two places."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    text = f"{abs(value):.2f}"
+    return f"{MINUS}{text}" if value < 0 and text != "0.00" else text
 
 
-def estimate(found: Estimate) -> str:
+def tick(value: float) -> str:
+    """A number beside an axis, where room is scarce: thousands have a suffix, too."""
+    return f"{number(value / 1000)}k" if 1e3 <= abs(value) < 1e6 else number(value)
+
+
+def interval(low: float | None, high: float | None, write: Callable[[float | None], str] = number) -> str:
+    """The interval alone, open where a side is without bound; "" where there is none."""
+    if low is None and high is None:
+        return ""
+    return f"[{write(-math.inf if low is None else low)}, {write(math.inf if high is None else high)}]"
+
+
+def estimate(found: Estimate, write: Callable[[float | None], str] = number) -> str:
     """A value with its interval, or the words that there is none."""
-    return f"{number(found.value)} {interval(found.low, found.high) or '(no interval)'}"
+    return f"{write(found.value)} {interval(found.low, found.high, write) or '(no interval)'}"
 
 
-def percent(share: float) -> str:
+def percent(part: float) -> str:
     """A share as per cent."""
-    return f"{100 * share:.0f} %"
+    return f"{100 * part:.0f} %"
 
 
 def coverage(found: Estimate) -> str:
     """How often such an interval holds the truth."""
     if found.coverage is None:
         return "no interval"
-    low, high = (percent(share) for share in found.coverage)
+    low, high = (percent(end) for end in found.coverage)
     return low if low == high else f"{low.removesuffix(' %')}{NOTHING}{high}"
 
 

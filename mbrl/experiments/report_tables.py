@@ -32,8 +32,15 @@ def table(
     if not body:
         return Markup("")
     head = [el("th", name, scope="col", class_=side) for name, side in zip(columns, sides, strict=True)]
-    whole = el("table", el("caption", caption) if caption else None, el("thead", el("tr", head)), el("tbody", body))
-    return el("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption or columns[0])
+    name = caption or columns[0]
+    whole = el("table", el("thead", el("tr", head)), el("tbody", body), aria_label=name)
+    scroll = el("div", whole, class_="scroll", tabindex=0, role="region", aria_label=name)
+    return el("div", el("p", caption, class_="caption") if caption else None, scroll, class_="table")
+
+
+def side_by_side(parts: Sequence[Any]) -> Markup:
+    """Charts or cards beside one another where there is room: two or four of them in pairs."""
+    return el("div", parts, class_="charts two" if len(parts) in (2, 4) else "charts")
 
 
 def figure(caption: Any, chart: Markup, **attributes: Any) -> Markup:

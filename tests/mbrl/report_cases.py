@@ -6,9 +6,7 @@ import math
 
 import numpy as np
 
-from mbrl.experiments.oracle_gap import HorizonError, OracleGap
-from mbrl.experiments.results import COSTS
-from mbrl.experiments.summary import (
+from mbrl.experiments.findings import (
     Aggregate,
     Answer,
     AtBudget,
@@ -28,6 +26,8 @@ from mbrl.experiments.summary import (
     TaskInfo,
     ToThreshold,
 )
+from mbrl.experiments.oracle_gap import HorizonError, OracleGap
+from mbrl.experiments.results import COSTS
 
 TASKS = {
     "Pendulum-v1": (5000, -1240.0, -150.0),

@@ -29,6 +29,17 @@
       tip.hidden = true;
       for (const element of svg.querySelectorAll(".on")) element.classList.remove("on");
     };
+    // Beside the cursor where the window has room for it, else below the chart: never on top of what is looked at.
+    const place = (x) => {
+      const frame = svg.parentNode.getBoundingClientRect();
+      const box = svg.getBoundingClientRect();
+      const at = box.left + (x / svg.viewBox.baseVal.width) * box.width;
+      const width = tip.offsetWidth + 14;
+      const page = document.documentElement.clientWidth;
+      const beside = at + width <= page ? at + 14 : at - width >= 0 ? at - width : null;
+      tip.style.left = `${beside === null ? box.left - frame.left : beside - frame.left}px`;
+      tip.style.top = `${(beside === null ? box.bottom : box.top + 8) - frame.top}px`;
+    };
     const show = (x) => {
       hide();
       at = x;
@@ -53,12 +64,7 @@
       cursor.setAttribute("x2", x);
       cursor.classList.add("on");
       tip.hidden = false;
-      const frame = svg.parentNode.getBoundingClientRect();
-      const box = svg.getBoundingClientRect();
-      const left = box.left - frame.left + (x / svg.viewBox.baseVal.width) * box.width;
-      const right = left + 12 + tip.offsetWidth <= frame.width;
-      tip.style.left = `${Math.max(0, right ? left + 12 : left - 12 - tip.offsetWidth)}px`;
-      tip.style.top = `${box.top - frame.top + 12}px`;
+      place(x);
     };
     const pointed = (event) => {
       const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;

@@ -1,0 +1,106 @@
+"""The command `mbrl report`. Heavy imports stay inside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+if TYPE_CHECKING:
+    from mbrl.experiments.oracle_gap import OracleGap
+    from mbrl.experiments.results import Results
+
+
+def report(
+    runs: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    out: Path = Path("report"),
+    budget: tuple[str, ...] = (),
+    threshold: tuple[str, ...] = (),
+) -> int:
+    """Compare runs that are there already, and write a report to send: report.html, its numbers and its figures.
+
+    Runs of one algorithm and environment with different seeds count as one thing that is compared. To compare settings
+    of one algorithm, name them: mbrl report narrow=runs/narrow wide=runs/wide. docs/compare.md says how to read it.
+
+    Args:
+        runs: Run directories, or folders of them; NAME=PATH calls the algorithm by another name.
+        out: Folder of the report.
+        budget: ENV_ID=STEPS: real steps where algorithms are compared; by default those of the algorithm with the
+            shortest runs.
+        threshold: ENV_ID=RETURN: the return whose cost is asked for.
+    """
+    from mbrl.experiments.report import write_report
+    from mbrl.experiments.results import read_results
+    from mbrl.experiments.summary import summarise
+
+    results = read_results(named_runs(runs))
+    tasks = sorted({outcome.env_id for outcome in results.outcomes})
+    budgets = {**_default_budgets(results), **{k: int(v) for k, v in _by_task("budget", budget, tasks).items()}}
+    summary = summarise(results, budgets=budgets, thresholds=_by_task("threshold", threshold, tasks))
+    for warning in summary.warnings:
+        print(f"warning: {warning}")
+    print(f"report: {write_report(summary, out, oracle=_gaps(results))}")
+    return 0
+
+
+def named_runs(given: Iterable[str]) -> list[tuple[str, Path]]:
+    """(label, run directory) of what the command line names.
+
+    Raises:
+        ValueError: nothing is named, or a folder holds no run.
+    """
+    from mbrl.experiments.run import CONFIG, Run
+
+    found: list[tuple[str, Path]] = []
+    for one in given:
+        label, named, place = one.partition("=")
+        # A path may hold an equals sign itself.
+        path, name = (Path(one), None) if not named or Path(one).exists() else (Path(place), label)
+        inside = [path] if (path / CONFIG).exists() else sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
+        if not inside:
+            raise ValueError(f"runs: expected a run directory, or a folder of them, got {str(path)!r}, which has none")
+        found += [(name or Run.open(each).algo, each) for each in inside]
+    if not found:
+        raise ValueError("runs: expected at least one run directory, got none: mbrl report runs/*")
+    return found
+
+
+def _default_budgets(results: Results) -> dict[str, int]:
+    """What all algorithms of a task have: the length of the shortest runs, as their settings say."""
+    from mbrl.experiments.results import loop_settings
+    from mbrl.experiments.run import Run
+
+    lengths: dict[str, dict[str, int]] = {}
+    for outcome in results.outcomes:
+        length = int(loop_settings(Run.open(outcome.path))["total_timesteps"])
+        of_task = lengths.setdefault(outcome.env_id, {})
+        of_task[outcome.algorithm] = max(length, of_task.get(outcome.algorithm, 0))
+    return {env_id: min(each.values()) for env_id, each in lengths.items()}
+
+
+def _by_task(option: str, given: Iterable[str], tasks: Iterable[str]) -> dict[str, float]:
+    """`ENV_ID=NUMBER`, each once."""
+    known, found = tuple(tasks), {}
+    for one in given:
+        env_id, _, text = one.rpartition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if env_id not in known or env_id in found or not math.isfinite(value):
+            raise ValueError(f"{option}: expected ENV_ID=NUMBER, once for one of {', '.join(known)}, got {one!r}")
+        if option == "budget" and (value < 1 or value != int(value)):
+            raise ValueError(f"budget: expected a whole number of steps, got {one!r}")
+        found[env_id] = value
+    return found
+
+
+def _gaps(results: Results) -> list[OracleGap]:
+    """Oracle gaps that run directories have; see `mbrl oracle-gap`."""
+    from mbrl.experiments.oracle_gap import load
+
+    return [gap for outcome in results.outcomes if (gap := load(outcome.path)) is not None]
