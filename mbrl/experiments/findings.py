@@ -22,7 +22,8 @@ class Estimate:
     """Runs behind it; over several tasks, the fewest that one of them has."""
     coverage: tuple[float, float] | None
     """How often such an interval really holds the truth at this n, as shares: the lowest and the highest over the
-    shapes of returns that were simulated. None: no interval."""
+    shapes of returns that were simulated. None: there is no interval, or it is one of a share or a probability, which
+    is made for few runs."""
 
 
 @dataclass(frozen=True)

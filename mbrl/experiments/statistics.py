@@ -141,6 +141,21 @@ def improvement_interval(probability: float, n: int, m: int) -> Interval:
     return Interval(float(low), float(high))
 
 
+def probability_of_being_earlier(
+    first: np.ndarray, happened_first: np.ndarray, second: np.ndarray, happened_second: np.ndarray
+) -> float:
+    """P(X < Y) + P(undecided) / 2 for right-censored times X [n] and Y [m].
+
+    A pair is undecided where both times are equal, or where watching one ended before the other happened. Source:
+    Gehan (1965), https://doi.org/10.1093/biomet/52.1-2.203.
+    """
+    x, y = np.asarray(first, float)[:, None], np.asarray(second, float)
+    in_x, in_y = np.asarray(happened_first, bool)[:, None], np.asarray(happened_second, bool)
+    earlier = in_x & ((x < y) | ((x == y) & ~in_y))
+    later = in_y & ((y < x) | ((x == y) & ~in_x))
+    return float(np.mean(0.5 + 0.5 * earlier - 0.5 * later))
+
+
 def mean_of_intervals(values: Sequence[float], intervals: Sequence[Interval]) -> Interval:
     """The interval of the mean of independent estimates, from theirs: distances to their ends add up as squares.
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from mbrl.experiments import comparison_tables as tables
+from mbrl.experiments import cost_curves
+from mbrl.experiments.answers import answers
+from mbrl.experiments.comparison import Comparison, compare
 from mbrl.experiments.findings import (
     Aggregate,
     Answer,
@@ -62,4 +68,47 @@ def summarise(
     Raises:
         ValueError: a task has no budget, or there is nothing to summarise.
     """
-    raise NotImplementedError
+    comparison = compare(results, budgets=budgets, thresholds=thresholds, seed=seed)
+    at_budgets, aggregates = tuple(tables.at_budgets(comparison)), tuple(tables.aggregates(comparison))
+    costs, detectable = tuple(cost_curves.costs(comparison)), tuple(tables.detectable(comparison))
+    return Summary(
+        answers=tuple(answers(comparison, at_budgets, aggregates, costs, detectable)),
+        tasks=comparison.tasks,
+        entries=tuple(tables.entries(comparison)),
+        at_budget=at_budgets,
+        aggregates=aggregates,
+        curves=tuple(cost_curves.curves(comparison)),
+        costs=costs,
+        improvements=tuple(tables.improvements(comparison)),
+        profiles=tuple(tables.profiles(comparison)),
+        thresholds=tuple(cost_curves.to_thresholds(comparison)),
+        paired=tuple(tables.paired(comparison)),
+        detectable=detectable,
+        finals=tuple(tables.finals(comparison)),
+        settings=tuple(tables.setting_differences(comparison)),
+        runs=tuple(tables.run_rows(comparison)),
+        failures=tuple(tables.failure_rows(comparison)),
+        versions=_versions(results),
+        commits=dict(sorted(Counter(outcome.commit or "unknown" for outcome in results.outcomes).items())),
+        warnings=(*results.warnings, *comparison.warnings, *_uneven(comparison)),
+    )
+
+
+def _versions(results: Results) -> dict[str, tuple[str, ...]]:
+    libraries = sorted({library for outcome in results.outcomes for library in outcome.versions})
+    found = {library: {o.versions[library] for o in results.outcomes if library in o.versions} for library in libraries}
+    return {library: tuple(sorted(versions)) for library, versions in found.items()}
+
+
+def _uneven(comparison: Comparison) -> list[str]:
+    """Labels whose aggregates are over other tasks than the rest's, and thresholds that nobody reached."""
+    said = []
+    for label in comparison.labels:
+        missing = [task.env_id for task in comparison.tasks if (task.env_id, label) not in comparison.cells]
+        if missing:
+            said.append(f"{label} has no run at the budget on {', '.join(missing)}: its aggregate is over other tasks")
+    for task in comparison.tasks:
+        runs = [run for label in comparison.labels_of(task.env_id) for run in comparison.outcomes(task.env_id, label)]
+        if not any((run.returns >= task.threshold).any() for run in runs):
+            said.append(f"{task.env_id}: no run reached the threshold of {task.threshold:,.4g}")
+    return said

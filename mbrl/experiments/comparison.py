@@ -1,0 +1,196 @@
+"""Runs of a comparison by task and label, their returns at the budget, and the scale that tasks have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from mbrl.data.policies import RandomPolicy
+from mbrl.envs.make import make_env
+from mbrl.experiments import statistics
+from mbrl.experiments.coverage import coverage
+from mbrl.experiments.episode import play
+from mbrl.experiments.findings import Estimate, TaskInfo
+from mbrl.experiments.results import Outcome, Results
+from mbrl.experiments.statistics import Statistic, iqm
+from mbrl.seeding import derive
+
+RANDOM_EPISODES = 20
+"""Of the uniformly random policy, whose mean return is score 0."""
+WAY = 0.9
+"""A threshold that is not given stands so far on the way from the random policy to the best label."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one label on one task that got as far as the budget."""
+
+    env_id: str
+    label: str
+    outcomes: tuple[Outcome, ...]
+    """In the order of their seeds."""
+    returns: np.ndarray
+    """[runs] of the last evaluation within the budget; finite."""
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(outcome.seed for outcome in self.outcomes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What all parts of a summary start from."""
+
+    results: Results
+    tasks: tuple[TaskInfo, ...]
+    labels: tuple[str, ...]
+    cells: dict[tuple[str, str], Cell]
+    """By (environment id, label): those with a run that got as far as the budget."""
+    warnings: tuple[str, ...]
+
+    def outcomes(self, env_id: str, label: str) -> list[Outcome]:
+        """All runs of a label on a task, those that fell short of the budget too."""
+        return [one for one in self.results.outcomes if one.env_id == env_id and one.algorithm == label]
+
+    def labels_of(self, env_id: str) -> list[str]:
+        """Labels with a run that got as far as the task's budget."""
+        return [label for label in self.labels if (env_id, label) in self.cells]
+
+    def scores(self, task: TaskInfo, label: str) -> np.ndarray:
+        """[runs] of a label, at the budget."""
+        return score(task, self.cells[task.env_id, label].returns)
+
+
+def compare(
+    results: Results, *, budgets: Mapping[str, int], thresholds: Mapping[str, float] | None, seed: int
+) -> Comparison:
+    """Sort the runs and measure the scale; arguments are those of `mbrl.experiments.summary.summarise`."""
+    env_ids = list(dict.fromkeys(outcome.env_id for outcome in results.outcomes))
+    labels = tuple(dict.fromkeys(outcome.algorithm for outcome in results.outcomes))
+    if missing := [env_id for env_id in env_ids if env_id not in budgets]:
+        raise ValueError(f"budgets: expected one for every task, got none for {', '.join(missing)}")
+    if unknown := sorted(set(thresholds or {}) - set(env_ids)):
+        raise ValueError(f"thresholds: expected tasks of the comparison ({', '.join(env_ids)}), got {unknown[0]}")
+    cells: dict[tuple[str, str], Cell] = {}
+    tasks, warnings = [], []
+    for env_id in env_ids:
+        group = [outcome for outcome in results.outcomes if outcome.env_id == env_id]
+        found, said = _cells(env_id, group, budgets[env_id])
+        warnings += said
+        if not found:
+            warnings.append(f"{env_id}: no run got as far as {budgets[env_id]:,} steps; the task is left out")
+            continue
+        cells |= {(env_id, cell.label): cell for cell in found}
+        given = (thresholds or {}).get(env_id)
+        tasks.append(_task(env_id, budgets[env_id], found, group[0].protocol.env_kwargs, given, seed))
+        if tasks[-1].best_return <= tasks[-1].random_return:
+            warnings.append(f"{env_id}: nothing is better than random actions; its scores have no meaning")
+    if not tasks:
+        raise ValueError("budgets: expected one that a run reached, got " + "; ".join(warnings))
+    return Comparison(results, tuple(tasks), labels, cells, tuple(warnings))
+
+
+def score(task: TaskInfo, returns: np.ndarray) -> np.ndarray:
+    """Returns as scores: 0 for the random policy, 1 for the best label. NaN where nothing is better than random."""
+    way = task.best_return - task.random_return
+    return (returns - task.random_return) / way if way > 0 else np.full(np.shape(returns), math.nan)
+
+
+def at_budget(outcome: Outcome, budget: int) -> float | None:
+    """The return of a run's last evaluation within the budget; None where it did not get there.
+
+    A run that took all steps but was evaluated last before them counts by that evaluation.
+    """
+    within = outcome.steps <= budget
+    if not within.any() or (outcome.steps[-1] < budget and not outcome.complete):
+        return None
+    return float(outcome.returns[within][-1])
+
+
+def estimate(values: np.ndarray, statistic: Statistic = "iqm") -> Estimate:
+    """The interquartile mean, or mean, of the runs of one task."""
+    return stratified_estimate([np.asarray(values)], statistic)
+
+
+def stratified_estimate(tasks: Sequence[np.ndarray], statistic: Statistic = "iqm") -> Estimate:
+    """The interquartile mean, or mean, of the runs of several tasks together."""
+    pooled = np.concatenate([np.asarray(values) for values in tasks])
+    value = float(iqm(pooled) if statistic == "iqm" else pooled.mean())
+    n = min(len(values) for values in tasks)
+    found = statistics.stratified_interval(tasks, statistic)
+    if found is None:
+        return Estimate(value, None, None, n, None)
+    return Estimate(value, float(found.low), float(found.high), n, coverage(n, len(tasks), statistic))
+
+
+def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int) -> tuple[list[Cell], list[str]]:
+    """The cells of a task, and what a reader must know about them."""
+    warnings = []
+    reached: dict[str, list[tuple[Outcome, float]]] = {}
+    for outcome in sorted(outcomes, key=lambda one: one.seed):
+        name = f"{outcome.algorithm} on {env_id}, seed {outcome.seed}"
+        ret = at_budget(outcome, budget)
+        if ret is None:
+            warnings.append(
+                f"{name} did not get as far as {budget:,} steps and is missing at the budget and in curves, which "
+                "flatters its algorithm if it failed by learning badly"
+            )
+            continue
+        reached.setdefault(outcome.algorithm, []).append((outcome, ret))
+        last = int(outcome.steps[outcome.steps <= budget][-1])
+        if last < budget:
+            warnings.append(f"{name}: its last evaluation within the budget is at {last:,} of {budget:,} steps")
+    finite = [ret for runs in reached.values() for _, ret in runs if math.isfinite(ret)]
+    floor = min(finite, default=0.0)
+    cells = []
+    for label in dict.fromkeys(outcome.algorithm for outcome in outcomes):
+        runs = reached.get(label, [])
+        lost = sum(not math.isfinite(ret) for _, ret in runs)
+        if lost:
+            warnings.append(
+                f"{label} on {env_id}: {lost} of {len(runs)} runs diverged in the evaluation at the budget; they count "
+                f"as {floor:.6g}, the worst finite return there"
+            )
+        if runs:
+            returns = np.array([ret if math.isfinite(ret) else floor for _, ret in runs])
+            cells.append(Cell(env_id, label, tuple(outcome for outcome, _ in runs), returns))
+    return cells, warnings
+
+
+def _task(
+    env_id: str, budget: int, cells: Sequence[Cell], env_kwargs: str, threshold: float | None, seed: int
+) -> TaskInfo:
+    random = random_return(env_id, env_kwargs, seed)
+    best = max(cells, key=lambda cell: float(iqm(cell.returns)))
+    top = float(iqm(best.returns))
+    source = "given"
+    if threshold is None:
+        threshold = random + WAY * (top - random)
+        source = (
+            f"{WAY:.0%} of the way from the random policy ({random:.4g}) to the best interquartile mean at the budget "
+            f"({top:.4g}, {best.label})"
+        )
+    return TaskInfo(env_id, budget, random, top, best.label, threshold, source)
+
+
+@cache
+def random_return(env_id: str, env_kwargs: str, seed: int) -> float:
+    """Mean return of the uniformly random policy over `RANDOM_EPISODES` seeded episodes.
+
+    Args:
+        env_id: of the environment.
+        env_kwargs: its options, as JSON text; all others are as registered.
+        seed: of starts and actions.
+    """
+    env = make_env(env_id, discrete=True, as_registered=True, **json.loads(env_kwargs))
+    returns = []
+    for number in range(RANDOM_EPISODES):
+        policy = RandomPolicy(env.action_space, seed=derive(seed, "random actions", number))
+        returns.append(play(policy, env, seed=derive(seed, "random start", number) % 2**31).ret)
+    env.close()
+    return float(np.mean([ret for ret in returns if math.isfinite(ret)]))
