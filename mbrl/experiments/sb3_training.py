@@ -281,7 +281,10 @@ def _arguments(algorithm: str, config: SB3Config, action_space: gym.Space) -> di
         )
     kwargs = given.get("policy_kwargs", {})
     if "activation_fn" in kwargs:
-        kwargs["activation_fn"] = getattr(torch.nn, kwargs["activation_fn"])
+        name = kwargs["activation_fn"]
+        if not hasattr(torch.nn, name):
+            raise ValueError(f"activation_fn: expected the name of a class in torch.nn, such as ReLU, got {name!r}")
+        kwargs["activation_fn"] = getattr(torch.nn, name)
     for name in ("learning_rate", "clip_range"):
         if isinstance(given.get(name), str):
             given[name] = _linear(name, given[name])
