@@ -103,8 +103,8 @@ def test_the_named_studies_are_what_their_reports_say():
 
 @pytest.mark.parametrize("algorithm", ["sac", "pets", "mbpo", "sb3-sac"])
 def test_a_run_that_train_made_is_a_cells(tmp_path, capsys, algorithm):
-    asked = "--total-timesteps 600 --eval-every 300 --eval-episodes 2 --seed 4 --minutes 0.00001".split()
-    assert main(["train", algorithm, "--env-id", POLE.env_id, "--root", str(tmp_path), *asked]) == 0
+    command = f"train {algorithm} --env-id {POLE.env_id} --total-timesteps 600 --eval-every 300 --eval-episodes 2"
+    assert main([*command.split(), "--seed", "4", "--minutes", "0.00001", "--root", str(tmp_path)]) == 0
     capsys.readouterr()
     (made,) = tmp_path.glob("*/")
     cell = Cell(POLE, Entry("mine", algorithm), seed=4)
@@ -146,7 +146,7 @@ def test_runs_with_other_settings_and_broken_ones_are_no_cells(tmp_path):
 
 def test_of_two_runs_of_a_cell_the_one_further_on_is_taken(tmp_path):
     cell = Cell(POLE, SAC, seed=0)
-    first, second = (create(cell, tmp_path) for _ in range(2))
+    first, second = create(cell, tmp_path), create(cell, tmp_path)
     first.log({"time/total_timesteps": 100})
     second.log({"time/total_timesteps": 300})
     found = find_runs(tmp_path, wanted_configs([cell]))

@@ -1,0 +1,268 @@
+"""Comparisons: what is there counts, what is missing is made, what fails is tried again and never dropped."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mbrl.cli import main
+from mbrl.experiments import compare as module
+from mbrl.experiments.cell_status import FILE
+from mbrl.experiments.compare import Comparison, report_study, run_study
+from mbrl.experiments.final_evaluation import EPISODES, final_evaluation, read_final
+from mbrl.experiments.job import REASON
+from mbrl.experiments.jobs import LOG, Ending, LocalJobs
+from mbrl.experiments.live_table import LiveTable
+from mbrl.experiments.lock import locked
+from mbrl.experiments.run import Run
+from tests.mbrl.compare_cases import TINY, Inline, numbers
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `runs` of all cells, and `out`."""
+    folder = tmp_path_factory.mktemp("study")
+    run_study(prepared(folder), Inline())
+    return folder
+
+
+def prepared(folder: Path) -> Comparison:
+    return Comparison.prepare(TINY, root=folder / "runs", out=folder / "out", oracle=False)
+
+
+def copied(done: Path, to: Path, *, without: tuple[str, ...]) -> Path:
+    """The runs of `done`, but for those of some algorithms."""
+    subprocess.run(["cp", "-r", str(done / "runs"), str(to / "runs")], check=True)
+    for path in (to / "runs").iterdir():
+        if path.name.split("__")[1:2] and path.name.split("__")[1] in without:
+            subprocess.run(["rm", "-r", str(path)], check=True)
+    return to
+
+
+def states(comparison: Comparison) -> list[str]:
+    return [status.state for status in comparison.statuses]
+
+
+def test_what_is_missing_is_made_and_what_is_there_counts(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-td3",))
+    comparison = prepared(folder)
+    assert states(comparison) == ["done", "waiting", "done", "waiting"]
+    jobs = Inline()
+    run_study(comparison, jobs)
+    assert states(comparison) == ["done"] * 4
+    assert ["sb3-td3" in path.name for path in jobs.started] == [True, True]
+    for first, second in zip(prepared(done).statuses, prepared(folder).statuses, strict=True):
+        assert first.reused
+        assert second.reused
+        assert numbers(first.path) == numbers(second.path)  # same seeds, same numbers
+        assert read_final(first.path) == read_final(second.path)
+
+
+def test_a_failed_run_is_tried_again_and_one_that_fails_twice_is_reported(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-td3",))
+    failed = Ending("failed", "ValueError: a planted one")
+    jobs = Inline({("sb3-td3", 0): [failed], ("sb3-td3", 1): [failed, failed]})
+    comparison = prepared(folder)
+    run_study(comparison, jobs)
+    assert states(comparison) == ["done", "done", "done", "failed"]
+    kept = json.loads((folder / "out" / FILE).read_text())
+    assert [one["reason"] for one in kept["failures"]] == [failed.reason]
+    assert [len(cell["attempts"]) for cell in kept["cells"]] == [0, 2, 0, 2]
+    assert (kept["failures"][0]["label"], kept["failures"][0]["seed"]) == ("td3", 1)
+    page = report_study(comparison).read_text()
+    assert "a planted one" in page
+    again = prepared(folder)  # once more by hand: it counts anew, and its history stays
+    assert states(again) == ["done", "done", "done", "waiting"]
+    run_study(again, Inline())
+    assert states(again) == ["done"] * 4
+    assert [one.outcome for one in again.statuses[3].attempts] == ["failed", "failed", "done"]
+
+
+def test_a_lost_worker_is_not_the_runs_fault(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-td3",))
+    lost = Ending("lost", "its machine is gone")
+    comparison = prepared(folder)
+    run_study(comparison, Inline({("sb3-td3", 0): [lost] * 3, ("sb3-td3", 1): [lost] * 4}))
+    assert states(comparison) == ["done", "done", "done", "failed"]
+
+
+def test_a_run_that_another_process_works_on_is_waited_for(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "LOOK", 0.1)
+    folder = copied(done, tmp_path, without=())
+    comparison = prepared(folder)
+    (first, *_) = comparison.statuses
+    assert first.path is not None
+    (first.path / "evaluation.json").unlink()
+    comparison = prepared(folder)
+    hold = (
+        f"import sys; from mbrl.experiments.lock import locked\nwith locked({str(first.path)!r}): print(flush=True); "
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold + "sys.stdin.readline()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    seen = []
+
+    class Table(LiveTable):
+        def show(self, statuses, parallel, *, force=False):
+            seen.append(statuses[0].state)
+            if seen.count("elsewhere") == 3 and other.poll() is None:
+                other.communicate(b"\n")
+
+    jobs = Inline()
+    run_study(comparison, jobs, table=Table())
+    assert seen[:3] == ["elsewhere"] * 3
+    assert jobs.started == [first.path]  # it was not evaluated elsewhere: that is done here
+    assert read_final(first.path) is not None
+
+
+def test_ctrl_c_stops_the_jobs_and_keeps_the_record(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-a2c",))
+
+    class Interrupted(Inline):
+        def start(self, path: Path) -> None:
+            super().start(path)
+            raise KeyboardInterrupt
+
+    jobs = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        run_study(prepared(folder), jobs)
+    assert jobs.stopped
+    kept = json.loads((folder / "out" / FILE).read_text())
+    assert [cell["state"] for cell in kept["cells"]] == ["done", "done", "waiting", "done"]
+
+
+def test_workers_end_well_badly_by_a_kill_and_with_their_parent(done, tmp_path):
+    runs = copied(done, tmp_path, without=()) / "runs"
+    good, broken, killed = sorted(path for path in runs.iterdir() if path.is_dir())[:3]
+    (good / "evaluation.json").unlink()
+    (broken / "config.json").write_text("{}")
+    jobs = LocalJobs(3, oracle_episodes=0)
+    with locked(killed):  # the third finds it busy
+        for path in (good, broken, killed):
+            jobs.start(path)
+        assert not jobs.room()
+        endings = dict(_wait(jobs, 3))
+    assert endings[good] == Ending("done")
+    assert read_final(good) is not None
+    assert endings[broken].outcome == "failed"
+    assert "ValueError: run: " in endings[broken].reason
+    assert "is damaged" in endings[broken].reason
+    assert REASON in (broken / LOG).read_text()
+    assert endings[killed] == Ending("busy")
+
+    jobs.start(killed)
+    (process,) = jobs._running.values()
+    process.kill()
+    ((_, ending),) = _wait(jobs, 1)
+    assert ending.outcome == "lost"
+    assert "SIGKILL" in ending.reason
+
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(killed)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from mbrl.experiments.jobs import LocalJobs
+jobs = LocalJobs(1, oracle_episodes=0)
+jobs.start(Path(sys.argv[1]))
+print(next(iter(jobs._running.values())).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def _wait(jobs: LocalJobs, count: int) -> list[tuple[Path, Ending]]:
+    ended: list[tuple[Path, Ending]] = []
+    while len(ended) < count:
+        ended += jobs.finished()
+        time.sleep(0.02)
+    return ended
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process goes on: one that nobody has waited for yet does not."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def test_the_final_evaluation_is_the_same_for_all_runs_of_a_task_and_made_once(done):
+    paths = [path for path in sorted((done / "runs").iterdir()) if path.is_dir()]
+    finals = [read_final(path) for path in paths]
+    for final in finals:
+        assert final is not None
+        assert len(final.deterministic.returns) == EPISODES
+        assert final.stochastic is not None
+        assert final.deterministic.mean == pytest.approx(sum(final.deterministic.returns) / EPISODES)
+    before = (paths[0] / "evaluation.json").stat().st_mtime_ns
+    assert final_evaluation(Run.open(paths[0])) == finals[0]
+    assert (paths[0] / "evaluation.json").stat().st_mtime_ns == before
+    (paths[0] / "evaluation.json").unlink()
+    assert final_evaluation(Run.open(paths[0])) == finals[0]  # it is a function of the run
+    (paths[0] / "evaluation.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"evaluation.json is damaged .*; delete it"):
+        read_final(paths[0])
+    (paths[0] / "evaluation.json").unlink()
+    final_evaluation(Run.open(paths[0]))
+
+
+COMMAND = "compare --env-id InvertedPendulum-v5 --algorithms sb3-a2c --seeds 3 --total-timesteps 128 --eval-every 64"
+
+
+def test_the_command_compares_and_reports_and_finds_its_runs_again(tmp_path, capsys):
+    places = ["--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--jobs", "3"]
+    asked = [*COMMAND.split(), "--eval-episodes", "1", "--threshold", "InvertedPendulum-v5=20", *places]
+    assert main(asked) == 0
+    said = capsys.readouterr()
+    assert "3 runs, 0 of which are there" in said.out
+    assert said.err.count("started: sb3-a2c on InvertedPendulum-v5, seed ") == 3
+    report = tmp_path / "out" / "report.html"
+    assert f"report: {report}" in said.out
+    first = report.read_bytes()
+    assert main(asked) == 0
+    assert "3 runs, 3 of which are there" in capsys.readouterr().out
+    assert report.read_bytes() == first
+    assert "mbrl compare --env-id InvertedPendulum-v5 --algorithms sb3-a2c --seeds 3" in first.decode()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("compare", "expected --env-id, --algorithms and --total-timesteps, or --study smoke"),
+        ("compare --study smoke --seeds 2", "study: expected no settings of a study beside it"),
+        ("compare --env-id A-v1 --algorithms sac sac --total-timesteps 10", "algorithms: expected each one once"),
+        (
+            "compare --env-id Hopper-v4 Hopper-v5 --algorithms sac --total-timesteps 10",
+            "expected one version of each environment, got Hopper-v4 and Hopper-v5",
+        ),
+        ("compare --env-id A-v1 --algorithms sac --total-timesteps 10 --times pets=2", "times: expected NAME=NUMBER"),
+        ("compare --env-id A-v1 --algorithms sac --total-timesteps 10 --times sac=1.5", "got 'sac=1.5'"),
+        ("compare --env-id A-v1 --algorithms sac --total-timesteps 10 --threshold B-v1=3", "threshold: expected NAME="),
+        (
+            "compare --env-id A-v1 --algorithms sac --total-timesteps 10 --eval-every 3",
+            "eval_every: expected a divisor",
+        ),
+        ("compare --env-id A-v1 --algorithms sac --total-timesteps 0", "total_timesteps: expected at least 1, got 0"),
+        ("compare --env-id A-v1 --algorithms sac --total-timesteps 10 --seeds 0", "seeds: expected at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_named(words, message, capsys, tmp_path):
+    places = ["--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    assert main([*words.split(), *places]) == 2
+    assert message in capsys.readouterr().err
