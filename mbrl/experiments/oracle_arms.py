@@ -29,7 +29,7 @@ from planners import CEM, MPC, Box, FunctionDynamics, Problem, RandomShooting
 from planners.dynamics import Reward, Step
 from planners.env_copies import EnvCopies
 
-WIDER, LONGER = 4, 2
+WIDER, LONGER = 2, 2
 """Times the sequences of an iteration, and times the iterations, of the wider search."""
 COPY_COST = 20
 """How many steps in MuJoCo a step of a Python copy of an environment counts as."""
