@@ -117,8 +117,17 @@ def _curve_axes(panel: Axes, task: TaskInfo, summary: Summary, axis: str) -> Non
     end = budget_end(summary, task, axis)
     if axis == "steps" and end is not None:
         panel.axvline(end, color="0.5", linestyle=":", linewidth=1)
-        at = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "right", "rotation": 90}
-        panel.annotate("budget", (end, 0), (-2, 4), fontsize="x-small", color="0.35", **at)
+        panel.annotate(
+            "budget",
+            (end, 0),
+            (-2, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right",
+            rotation=90,
+            fontsize="x-small",
+            color="0.35",
+        )
     left, right = panel.get_xlim()
     panel.set_xticks(log_ticks(left, right, 4))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))

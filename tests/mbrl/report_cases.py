@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -283,3 +284,19 @@ def invented_gaps() -> tuple[OracleGap, ...]:
                 )
             )
     return tuple(made)
+
+
+def reduced(summary: Summary) -> Summary:
+    """One task and two algorithms of it: what is quick to draw."""
+    env_id, labels = "Pendulum-v1", ("pets", "sac")
+
+    def kept(row: object) -> bool:
+        names = [getattr(row, name) for name in ("label", "first", "second") if hasattr(row, name)]
+        return getattr(row, "env_id", None) in (env_id, None) and all(name in labels for name in names)
+
+    tables = {
+        field.name: tuple(row for row in value if kept(row)) if isinstance(value, tuple) else value
+        for field in fields(summary)
+        if (value := getattr(summary, field.name)) is not None and field.name not in ("warnings", "settings")
+    }
+    return replace(summary, **tables)

@@ -1,0 +1,414 @@
+"""The report of a comparison: what it shows is what was found, nothing gets into it as markup, and bytes recur."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mbrl.experiments import report_style
+from mbrl.experiments.charts import HEIGHT, LEFT, RIGHT, WIDTH, Guide, Line, line_chart
+from mbrl.experiments.figures import FORMATS, readme_figure, write_figures
+from mbrl.experiments.findings import Entry, Estimate, Summary
+from mbrl.experiments.interval_charts import Row, interval_chart
+from mbrl.experiments.markup import Markup, el, verbatim
+from mbrl.experiments.report import write_report
+from mbrl.experiments.report_csv import write_csv
+from mbrl.experiments.report_html import page
+from mbrl.experiments.report_style import Style, linear_ticks, log_ticks, number, share, tick
+from tests.mbrl.report_cases import ENTRIES, TASKS, invented_gaps, invented_summary, reduced
+
+STUDY = {"name": "small", "command": "mbrl compare --study small"}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+STYLE = Style(0, 0)
+
+
+class Reader(HTMLParser):
+    """Elements and text of a page, read as a browser would."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return invented_summary()
+
+
+@pytest.fixture(scope="module")
+def small(summary: Summary) -> Summary:
+    return reduced(summary)
+
+
+@given(st.text())
+def test_text_stays_text(text: str) -> None:
+    root = ET.fromstring(el("p", text, title=text)) if text.isprintable() else None
+    if root is not None:
+        assert (root.text or "", root.get("title")) == (text, text)
+    assert "<" not in el("p", text)[3:-4]
+
+
+def test_markup_is_not_escaped_twice() -> None:
+    assert el("p", el("b", "a<b"), None, False, [1, "&"]) == "<p><b>a&lt;b</b>1&amp;</p>"
+    assert el("input", checked=True, disabled=False, data_x=1, class_="k") == '<input checked data-x="1" class="k">'
+    assert isinstance(el("p"), Markup)
+    with pytest.raises(ValueError, match="text: expected no </script"):
+        verbatim("script", "a</SCRIPT >")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, "0"),
+        (1.0, "1"),
+        (-153.24, "\u2212153"),
+        (0.09177, "0.0918"),
+        (-0.5, "\u22120.5"),
+        (1234.6, "1,235"),
+        (999_999.0, "999,999"),
+        (2.5e6, "2.5M"),
+        (1.52e13, "15.2T"),
+        (3e-9, "3.00e-09"),
+        (None, "\u2013"),
+        (math.nan, "\u2013"),
+        (-math.inf, "\u2212∞"),
+    ],
+)
+def test_numbers_are_for_people(value: float | None, written: str) -> None:
+    assert number(value) == written
+
+
+def test_scores_and_ticks() -> None:
+    assert [share(v) for v in (1.0, -0.004, -0.126, None)] == ["1.00", "0.00", "\u22120.13", "\u2013"]
+    assert [tick(v) for v in (500, 1000, 2500, 100_000, 2e6)] == ["500", "1k", "2.5k", "100k", "2M"]
+    assert linear_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert linear_ticks(-1250, -150) == [-1250, -1000, -750, -500, -250]
+    assert log_ticks(250, 50_000) == [300, 1000, 3000, 10_000, 30_000]
+    assert log_ticks(1, 1e12) == [1, 1e3, 1e6, 1e9, 1e12]
+
+
+@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+def test_ticks_lie_in_their_range(low: float, width: float) -> None:
+    high = low + width
+    ticks = linear_ticks(low, high)
+    assert ticks == sorted(ticks)
+    assert all(low - 1e-6 * width <= at <= high + 1e-6 * width for at in ticks) or high == low
+    logs = log_ticks(width, width * 1e5)
+    assert 2 <= len(logs) <= 6
+    assert all(width * 0.999 <= at <= width * 1e5 * 1.001 for at in logs)
+
+
+def test_labels_have_lines_of_their_own() -> None:
+    entries = tuple(Entry(f"a{i}", "x", i % 2 == 0) for i in range(14))
+    lines = report_style.styles(entries)
+    assert len({(line.colour, line.dash) for line in lines.values()}) == 14
+    assert {lines[e.label].line for e in entries if e.model_based} == {"-", "-."}
+    assert {lines[e.label].line for e in entries if not e.model_based} == {"--", ":"}
+
+
+def points(chart: Markup) -> dict[str, list[list]]:
+    series = [attrs for _, attrs in Reader(chart).elements if "data-points" in attrs]
+    return {attrs["data-label"] or "": json.loads(attrs["data-points"] or "") for attrs in series}
+
+
+def test_points_are_where_the_axes_say() -> None:
+    line = Line("a", STYLE, (10, 100, 1000), (0, 5, 10), (-1, 4, 9), (1, 6, 11))
+    drawn = points(line_chart([line], name="n", x_name="x", y_name="y", log=True, y_range=(0, 10)))["a"]
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    assert [at for at, *_ in drawn] == [LEFT, middle, WIDTH - RIGHT]
+    assert drawn[0][1] - drawn[1][1] == pytest.approx(drawn[1][1] - drawn[2][1])
+    assert [row[2:] for row in drawn] == [["10", "0 [\u22121, 1]"], ["100", "5 [4, 6]"], ["1,000", "10 [9, 11]"]]
+
+
+def test_what_has_no_place_is_a_gap() -> None:
+    line = Line("a", STYLE, (0, 1, 2, 3, 4, 5), (1.0, 2.0, 3.0, -math.inf, 5.0, 6.0))
+    chart = line_chart([line], name="n", x_name="x", y_name="y", log=True)
+    assert [row[2] for row in points(chart)["a"]] == ["1", "2", "4", "5"]  # not 0, which has no logarithm, nor -inf
+    path = next(attrs["d"] for tag, attrs in Reader(chart).elements if attrs.get("class") == "line" and tag == "path")
+    assert (path or "").count("M") == 2
+    assert "nan" not in chart
+    assert "inf" not in chart
+
+
+def test_bands_without_bound_leave_the_frame() -> None:
+    line = Line("a", STYLE, (1, 2, 3), (0, 1, 2), (-math.inf,) * 3, (math.inf, 2, 3))
+    chart = line_chart([line], name="n", x_name="x", y_name="y")
+    band = next(
+        attrs["d"] or "" for _, attrs in Reader(chart).elements if (attrs.get("class") or "").startswith("band")
+    )
+    heights = [float(y) for _, y in re.findall(r"([\d.-]+) ([\d.-]+)", band)]
+    assert min(heights) == -HEIGHT
+    assert max(heights) == 2 * HEIGHT
+
+
+def test_few_runs_do_not_flatten_the_curves() -> None:
+    narrow = Line("a", STYLE, (1, 2), (0, 1), (-0.1, 0.9), (0.1, 1.1))
+    wide = replace(narrow, low=(-1e6, -1e6), high=(1e6, 1e6))
+    heights = [
+        [row[1] for row in points(line_chart([ln], name="", x_name="", y_name=""))["a"]] for ln in (narrow, wide)
+    ]
+    spans = [first - last for first, last in heights]
+    assert spans[1] > 0.6 * spans[0]
+
+
+def test_nothing_to_draw_is_said() -> None:
+    nothing = Line("a", STYLE, (0.0,), (1.0,))
+    assert "nothing to draw" in line_chart([nothing], name="n", x_name="x", y_name="y", log=True)
+    assert "nothing to draw" in interval_chart([Row("a", None, math.nan, None, None)], name="n", x_name="x")
+
+
+def test_intervals_are_drawn_to_scale() -> None:
+    chart = interval_chart(
+        [Row("a", STYLE, 5, 0, 10, (2.5,)), Row("b" * 40, STYLE, 20, 2, None)],
+        name="n",
+        x_name="x",
+        x_range=(0, 10),
+        left=100,
+    )
+    bars = [attrs for _, attrs in Reader(chart).elements if attrs.get("class") == "bar"]
+    right = WIDTH - RIGHT
+    assert [(float(b["x1"] or 0), float(b["x2"] or 0)) for b in bars] == [
+        (100, right),
+        (100 + 0.2 * (right - 100), right),
+    ]
+    dot = next(attrs for tag, attrs in Reader(chart).elements if tag == "circle")
+    assert float(dot["cx"] or 0) == pytest.approx(100 + (right - 100) / 4, abs=0.1)
+    assert f"M{right}.0 " in chart or f"M{right} " in chart  # 20 stays at the edge
+    assert "b" * 40 + ": 20, interval 2 to ∞" in Reader(chart).text
+    assert "…" in chart
+
+
+def test_guides_are_named() -> None:
+    line = Line("a", STYLE, (1, 2, 3), (0, 1, 2))
+    chart = line_chart([line], name="", x_name="", y_name="", across=Guide(1, "goal"), down=Guide(2, "end"))
+    assert "goal" in Reader(chart).text
+    assert "end" in Reader(chart).text
+
+
+def test_the_page_shows_what_was_found(summary: Summary) -> None:
+    text = Reader(page(summary, study=STUDY, oracle=invented_gaps())).text
+    for answer in summary.answers:
+        assert answer.question in text
+        assert answer.answer in text
+    assert text.count("undecided") >= 1
+    assert all(warning in text for warning in summary.warnings)
+    assert "the fit diverged, twice" in text
+    assert "mbrl compare --study small" in text
+    assert "2.4.5 and 2.4.6" in text
+    found = summary.at_budget[0].iqm
+    assert f"{number(found.value)} [{number(found.low)}, {number(found.high)}]" in text
+    assert "86\u201391 %" in text
+    assert "not by half of the runs" not in text or any(t.median is None for t in summary.thresholds)
+    assert "true dynamics, wider search" in text
+
+
+def test_every_chart_is_there_for_every_axis(summary: Summary) -> None:
+    parsed = Reader(page(summary))
+    series = [attrs["data-label"] for _, attrs in parsed.elements if "series" in (attrs.get("class") or "").split()]
+    tasks, known = len(TASKS), {"steps": 5, "minutes": 5, "gradient_steps": 5, "model_steps": 2, "flops": 4}
+    assert len(series) == 2 * tasks * sum(known.values()) + len(ENTRIES)  # two ranges, and the profiles
+    assert "sac, sb3-ppo and sb3-sac: no model steps." in parsed.text
+    assert "sb3-ppo: FLOPs not known." in parsed.text
+
+
+def test_the_page_stands_alone(summary: Summary) -> None:
+    text = page(summary, study=STUDY)
+    parsed = Reader(text)
+    assert {tag for tag, _ in parsed.elements} & {"link", "img", "iframe", "object", "base", "form"} == set()
+    links = [v or "" for _, attrs in parsed.elements for k, v in attrs.items() if k in ("src", "href", "xlink:href")]
+    assert all(link.startswith("#") for link in links)
+    assert "http:" not in text
+    assert "https:" not in text
+    assert not any(name.startswith("on") or name == "style" for _, attrs in parsed.elements for name in attrs)
+
+
+def test_the_policy_names_style_and_script(small: Summary) -> None:
+    text = page(small)
+    policy = next(
+        a["content"] or "" for _, a in Reader(text).elements if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+    for name in ("style", "script"):
+        (content,) = re.findall(f"<{name}>(.*?)</{name}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{name}-src 'sha256-{digest}'" in policy
+
+
+def hostile(summary: Summary) -> Summary:
+    """Every text that comes from a run directory is an attack."""
+    entry = replace(summary.entries[0], label=HOSTILE, algo=HOSTILE)
+    renamed = {
+        name: tuple(replace(row, label=HOSTILE) if row.label == "pets" else row for row in getattr(summary, name))
+        for name in ("at_budget", "aggregates", "curves", "costs", "profiles", "thresholds", "finals")
+    }
+    tasks = tuple(replace(task, threshold_source=HOSTILE, best_label=HOSTILE) for task in summary.tasks)
+    return replace(
+        summary,
+        **renamed,
+        entries=(entry, *summary.entries[1:]),
+        tasks=tasks,
+        answers=tuple(replace(a, question=HOSTILE, answer=HOSTILE) for a in summary.answers),
+        settings=tuple(replace(s, name=HOSTILE, values=((HOSTILE, HOSTILE),)) for s in summary.settings),
+        runs=tuple(replace(r, label=HOSTILE, path=HOSTILE, commit=HOSTILE) for r in summary.runs),
+        failures=tuple(replace(f, label=HOSTILE, path=HOSTILE, reason=HOSTILE) for f in summary.failures),
+        improvements=tuple(replace(i, first=HOSTILE) for i in summary.improvements),
+        versions={HOSTILE: (HOSTILE, HOSTILE)},
+        commits={HOSTILE: 1},
+        warnings=(HOSTILE,),
+    )
+
+
+def test_nothing_from_a_run_directory_becomes_markup(summary: Summary) -> None:
+    attacked = hostile(reduced(summary))
+    parsed = Reader(page(attacked, study={"name": HOSTILE, "command": HOSTILE}))
+    tags = [tag for tag, _ in parsed.elements]
+    assert tags.count("script") == 1
+    assert "img" not in tags
+    assert not any(name.startswith("on") for _, attrs in parsed.elements for name in attrs)
+    assert parsed.text.count(HOSTILE) > 20
+
+
+def test_a_poor_summary_has_a_page(small: Summary, tmp_path: Path) -> None:
+    """One seed: no interval anywhere; and no curves, thresholds or pairs."""
+
+    def bare(found: Estimate) -> Estimate:
+        return replace(found, low=None, high=None, n=1, coverage=None)
+
+    poor = replace(
+        small,
+        **dict.fromkeys(
+            ("answers", "curves", "improvements", "profiles", "thresholds", "paired", "costs", "settings"), ()
+        ),
+        **dict.fromkeys(("detectable", "finals", "failures", "warnings"), ()),
+        at_budget=tuple(replace(r, iqm=bare(r.iqm), mean=bare(r.mean), score=bare(r.score)) for r in small.at_budget),
+        aggregates=tuple(replace(r, iqm=bare(r.iqm), mean=bare(r.mean)) for r in small.aggregates),
+    )
+    text = Reader(write_report(poor, tmp_path).read_text()).text
+    assert "(no interval)" in text
+    assert "Return against cost" not in text
+    assert not (tmp_path / "csv" / "curves.csv").exists()
+    assert (tmp_path / "figures" / "returns.png").exists()
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_hold_the_numbers_exactly(summary: Summary, tmp_path: Path) -> None:
+    write_csv(summary, invented_gaps(), tmp_path)
+    rows = read(tmp_path / "at_budget.csv")
+    assert [(r["env_id"], r["algorithm"], float(r["iqm"]), float(r["low"])) for r in rows] == [
+        (a.env_id, a.label, a.iqm.value, a.iqm.low) for a in summary.at_budget
+    ]
+    evaluations = [
+        row for row in read(tmp_path / "evaluations.csv") if row["seed"] == "3" and row["algorithm"] == "sac"
+    ]
+    run = next(r for r in summary.runs if (r.label, r.seed, r.env_id) == ("sac", 3, "Pendulum-v1"))
+    mine = [row for row in evaluations if row["env_id"] == "Pendulum-v1"]
+    assert [(int(r["steps"]), float(r["return"])) for r in mine] == list(zip(run.steps, run.returns, strict=True))
+    curve = next(c for c in summary.curves if (c.env_id, c.label, c.axis) == ("Reacher-v5", "mbpo", "model_steps"))
+    drawn = [
+        r
+        for r in read(tmp_path / "curves.csv")
+        if (r["env_id"], r["algorithm"], r["axis"]) == ("Reacher-v5", "mbpo", "model_steps")
+    ]
+    assert [float(r["x"]) for r in drawn] == list(curve.x)
+    assert [float(r["high"]) for r in drawn] == list(curve.high or ())
+    pooled = read(tmp_path / "oracle_gap.csv")[-2]
+    assert (pooled["seed"], float(pooled["planner_gap"]), float(pooled["model_gap"])) == (
+        "all",
+        pytest.approx(2),
+        pytest.approx(12),
+    )
+
+
+def test_what_the_clock_decides_is_apart(summary: Summary, tmp_path: Path) -> None:
+    """Another machine is slower and has its runs elsewhere: csv/ stays as it was."""
+    slower = replace(
+        summary,
+        curves=tuple(replace(c, x=tuple(2 * x for x in c.x)) if c.axis == "minutes" else c for c in summary.curves),
+        costs=tuple(replace(c, median=1.0) if c.axis == "minutes" else c for c in summary.costs),
+        thresholds=tuple(replace(t, median=1.0) if t.axis == "minutes" else t for t in summary.thresholds),
+        runs=tuple(
+            replace(r, path="/x", commit="c", costs={**r.costs, "minutes": tuple(2 * x for x in r.costs["minutes"])})
+            for r in summary.runs
+        ),
+    )
+    folders = tmp_path / "a", tmp_path / "b"
+    for one, folder in zip((summary, slower), folders, strict=True):
+        write_csv(one, (), folder)
+    names = sorted(path.name for path in folders[0].glob("*.csv"))
+    assert len(names) > 10
+    assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+    timed = sorted(path.name for path in (folders[0] / "timings").glob("*.csv"))
+    changed = [
+        n for n in timed if (folders[0] / "timings" / n).read_bytes() != (folders[1] / "timings" / n).read_bytes()
+    ]
+    assert changed == ["costs.csv", "curves.csv", "evaluations.csv", "runs.csv", "thresholds.csv"]
+
+
+def test_a_cell_is_no_formula(small: Summary, tmp_path: Path) -> None:
+    attacked = replace(small, runs=tuple(replace(run, label="=cmd|' /C calc'!A0") for run in small.runs))
+    write_csv(attacked, (), tmp_path)
+    assert {row["algorithm"] for row in read(tmp_path / "runs.csv")} == {"'=cmd|' /C calc'!A0"}
+
+
+def test_same_input_same_bytes_and_nothing_stale(small: Summary, tmp_path: Path) -> None:
+    gaps = invented_gaps()[:2]
+    for folder in ("a", "b"):
+        assert write_report(small, tmp_path / folder, study=STUDY, oracle=gaps) == tmp_path / folder / "report.html"
+    files = {path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert {Path("figures") / f"curves_minutes.{ending}" for ending in FORMATS} <= files
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+    assert (tmp_path / "a" / "figures" / "profiles.png").read_bytes().startswith(b"\x89PNG")
+    assert ET.parse(tmp_path / "a" / "figures" / "profiles.svg").getroot().tag.endswith("svg")
+    write_figures(replace(small, profiles=()), (), tmp_path / "b" / "figures")
+    write_csv(replace(small, profiles=()), (), tmp_path / "b" / "csv")
+    gone = files - {path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*")}
+    assert {path.name for path in gone} == {
+        *(f"{name}.{ending}" for name in ("profiles", "oracle_gap") for ending in FORMATS),
+        "profiles.csv",
+        "oracle_gap.csv",
+    }
+
+
+def test_the_picture_for_a_readme_is_small(small: Summary, tmp_path: Path) -> None:
+    picture = readme_figure(small, tmp_path / "new" / "figure.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 200_000
+    with pytest.raises(ValueError, match="summary: expected curves"):
+        readme_figure(replace(small, curves=()), tmp_path / "x.png")
+
+
+def test_invented_curves_are_what_they_say(summary: Summary) -> None:
+    """The case itself: the middle of the band is the mean of the runs."""
+    curve = summary.curves[0]
+    runs = [run for run in summary.runs if (run.env_id, run.label) == (curve.env_id, curve.label)]
+    assert np.allclose(np.mean([run.returns for run in runs], axis=0), curve.value)
