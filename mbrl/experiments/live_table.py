@@ -6,6 +6,7 @@ time to time, one for the whole.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -121,8 +122,6 @@ def event(status: CellStatus) -> str:
 
 
 def duration(seconds: float) -> str:
-    """For people: "40 s", "12 min", "3 h 20 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
+    """For people: "12 min", "3 h 20 min"."""
+    minutes = math.ceil(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
