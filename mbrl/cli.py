@@ -19,7 +19,7 @@ from mbrl.pipelines.mpc_config import MPCConfig
 from mbrl.pipelines.mpc_config import preset as mpc_preset
 from mbrl.pipelines.pets_config import preset as pets_preset
 
-Online = Literal["sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "dyna", "mbpo", "pets"]
+Online = Literal["sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "reinforce", "dyna", "mbpo", "pets"]
 Offline = Literal["mopo", "combo", "mobile", "bc", "td3bc", "cql", "iql", "awac"]
 ALGORITHMS: tuple[str, ...] = (*get_args(Online), *get_args(SB3Algorithm), *get_args(Offline))
 Settings = Annotated[Any, tyro.conf.arg(name="")]
@@ -74,10 +74,10 @@ def train(
     --help shows them.
 
     Args:
-        algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions), dqn, discrete_sac. With a learned
-            one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it). Of stable-baselines3
-            and sb3-contrib, which start anew where others resume: sb3-ppo and so on. On a dataset, without
-            real steps: bc, td3bc, cql, iql, awac, and with a learned model mopo, combo, mobile.
+        algorithm: Without a model: sac, redq, droq, td3, ddpg (continuous actions), dqn, discrete_sac, reinforce, and
+            those of stable-baselines3 and sb3-contrib, which start anew where others resume: sb3-ppo and so on. With a
+            learned one: dyna (DQN or SAC), mbpo (SAC on short rollouts in it) and pets (MPC through it). On a dataset,
+            without real steps: bc, td3bc, cql, iql, awac, and with a learned model mopo, combo, mobile.
         env_id: Gymnasium id with flat observations; module:Env-v0 imports the module first. With --dataset: where to
             evaluate, the dataset's own environment by default.
         dataset: File to learn from, see mbrl dataset.

@@ -29,9 +29,11 @@ from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.off_policy_presets import DEFAULTS, off_policy_preset
 from mbrl.pipelines.offline_agents import OFFLINE_AGENTS
 from mbrl.pipelines.recorder import NullRecorder
+from mbrl.pipelines.reinforce import ON_POLICY_AGENTS, train_reinforce
+from mbrl.pipelines.reinforce_config import OnPolicyConfig, reinforce_preset
 from mbrl.seeding import derive
 
-KINDS: dict[str, type[Agent]] = {**AGENTS, **OFFLINE_AGENTS, COMBO.__name__: COMBO}
+KINDS: dict[str, type[Agent]] = {**AGENTS, **ON_POLICY_AGENTS, **OFFLINE_AGENTS, COMBO.__name__: COMBO}
 """All agents, by name."""
 
 
@@ -67,16 +69,27 @@ def _off_policy(name: str) -> Algorithm:
 def _dyna(env_id: str, chosen: str | None) -> Any:
     """Where neither preset nor environment's id says which learner it is, its actions do."""
     if chosen is None and env_id and env_id.rpartition(":")[2] not in DYNA_PRESETS:
-        env = environment(env_id, {})
-        chosen = "dqn" if isinstance(env.action_space, gym.spaces.Discrete) else None
-        env.close()
+        chosen = "dqn" if _discrete(env_id) else None
     return dyna_preset(env_id, chosen)
+
+
+def _reinforce(env_id: str, chosen: str | None) -> Any:
+    if chosen is not None:
+        raise ValueError(f"preset: expected none, for reinforce has one an environment, got {chosen!r}")
+    return reinforce_preset(env_id, discrete=bool(env_id) and _discrete(env_id))
+
+
+def _discrete(env_id: str) -> bool:
+    env = environment(env_id, {})
+    env.close()
+    return isinstance(env.action_space, gym.spaces.Discrete)
 
 
 ALGORITHMS: dict[str, Algorithm] = {
     **{name: _off_policy(name) for name in DEFAULTS},
     "dyna": Algorithm(DynaConfig, train_dyna, _dyna),
     "mbpo": Algorithm(MBPOConfig, train_mbpo, mbpo_preset),
+    "reinforce": Algorithm(OnPolicyConfig, train_reinforce, _reinforce),
 }
 
 

@@ -87,7 +87,8 @@ class Policy:
     """
 
     def __init__(self, model: BaseAlgorithm, scale: Scale | None, seed: int) -> None:
-        self._model, self._scale, self._seed = model, scale, seed
+        self._model: Any = model
+        self._scale, self._seed = scale, seed
         self._predictions = 0
 
     def predict(
@@ -112,16 +113,17 @@ class Policy:
             if isinstance(self._model, DQN):
                 self._model.action_space.seed(seed % 2**31)
             if getattr(self._model, "use_sde", False):
-                every = self._model.sde_sample_freq  # type: ignore[attr-defined]
+                every = self._model.sde_sample_freq
                 if tick == 0 or (every > 0 and tick % every == 0):
-                    self._model.policy.reset_noise()  # type: ignore[operator]
+                    self._model.policy.reset_noise()
             return self._model.predict(obs, deterministic=False)[0], tick + 1
 
 
 def policy_of(model: BaseAlgorithm, seed: int) -> Policy:
     """The policy of a model that is being trained, as it is whenever it is asked."""
     envs = model.get_vec_normalize_env()
-    return Policy(model, None if envs is None else envs.normalize_obs, seed)
+    scale: Any = None if envs is None else envs.normalize_obs
+    return Policy(model, scale, seed)
 
 
 def tensors_of(model: BaseAlgorithm) -> dict[str, Tensor]:

@@ -23,7 +23,6 @@ import gymnasium as gym
 import numpy as np
 from torch import Tensor
 
-from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.collect import Collected, Collector, Episode, RandomPolicy
 from mbrl.pipelines.bookkeeping import Bookkeeping, Checkpoint, Count, Part, part
 from mbrl.pipelines.recorder import Recorder
@@ -42,6 +41,13 @@ class LoopConfig(Protocol):
     def eval_every(self) -> int: ...
     @property
     def checkpoint_every(self) -> int: ...
+
+
+class Experience(Part, Protocol):
+    """What takes the real steps: a replay buffer, say."""
+
+    def extend(self, batch: TransitionBatch, valid: Tensor | None = None, /) -> None: ...
+    def end_episodes(self) -> None: ...
 
 
 class Loop(Generic[Count]):
@@ -77,7 +83,7 @@ class Loop(Generic[Count]):
         count: Count,
         *,
         seed: int,
-        buffer: ReplayBuffer,
+        buffer: Experience,
         columns: Mapping[str, str],
         parts: Mapping[str, Part],
         settings: Mapping[str, Any],
@@ -85,7 +91,7 @@ class Loop(Generic[Count]):
         evaluate: Callable[[Any, int], dict[str, float]] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
-        self.config, self.count, self.seed, self.recorder, self.buffer = config, count, seed, recorder, buffer
+        self.config, self.count, self.seed, self.recorder, self._buffer = config, count, seed, recorder, buffer
         self._evaluate, self._stop = evaluate, stop
         self._random = RandomPolicy(getattr(env, "single_action_space", env.action_space), seed=derive(seed, "explore"))
         self.finished: list[Episode] = []
@@ -128,7 +134,7 @@ class Loop(Generic[Count]):
             ValueError: the action does not fit, or the environment returned a number that is not finite.
         """
         collected = self.collector.step(action)
-        self.buffer.extend(collected.batch, collected.valid)
+        self._buffer.extend(collected.batch, collected.valid)
         self.count.steps += self.collector.num_envs
         self.finished = collected.episodes
         self.episodes += collected.episodes
@@ -187,7 +193,7 @@ class Loop(Generic[Count]):
         if self.collector.continues and "collector" in meta:
             self.collector.restore(part(tensors, "collector"), meta["collector"])
             return
-        self.buffer.end_episodes()
+        self._buffer.end_episodes()
         warnings.warn(
             "the environments run in other processes, so their episodes can't be taken up again: training goes on "
             "from the checkpoint with new episodes, which is not what it would have done without the interruption",

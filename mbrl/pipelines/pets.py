@@ -109,7 +109,7 @@ def train_pets(
         if count.fits > 0 and loop.crossed(config.eval_every):
             loop.evaluate(agent.evaluation_policy(count.steps))
         loop.checkpoint()
-    return PETSResult(agent.policy, agent.ensemble, loop.buffer, loop.episodes, count.steps, count.random_rows)
+    return PETSResult(agent.policy, agent.ensemble, pets.buffer, loop.episodes, count.steps, count.random_rows)
 
 
 class _Memory:

@@ -33,19 +33,22 @@ EXTRA: dict[str, str] = {
     "droq": "--update-ratio 2 --actor-every 3",
     "mbpo": f"{MODEL} --rollout-starts 20 --retain-steps 20 --update-ratio 2 --rollout-length.last 2",
     "dyna": f"{MODEL} --planning-updates 2",
+    "reinforce": "--batch-steps 15 --baseline-updates 2",
 }
 ENVIRONMENTS = {
     "dqn": "CartPole-v1",
     "discrete_sac": "CartPole-v1",
     "mbpo": "InvertedPendulum-v5",
     "dyna": "CartPole-v1",
+    "reinforce": "CartPole-v1",
 }
 ALL = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def command(algorithm: str, root: Path) -> list[str]:
     env_id = ENVIRONMENTS.get(algorithm, "Pendulum-v1")
-    settings = [*TINY, *EXTRA.get(algorithm, "").split()]
+    tiny = [*TINY[:2], *TINY[6:]] if algorithm == "reinforce" else TINY  # which learns from whole episodes
+    settings = [*tiny, *EXTRA.get(algorithm, "").split()]
     return ["train", algorithm, "--env-id", env_id, "--seed", "3", "--root", str(root), *settings]
 
 
