@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbrl.experiments import report_style
@@ -66,6 +66,7 @@ def small(summary: Summary) -> Summary:
     return reduced(summary)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_text_stays_text(text: str) -> None:
     root = ET.fromstring(el("p", text, title=text)) if text.isprintable() else None
@@ -113,12 +114,13 @@ def test_scores_and_ticks() -> None:
     assert log_ticks(1, 1e12) == [1, 1e3, 1e6, 1e9, 1e12]
 
 
-@given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9))
+@settings(deadline=None)
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e9))
 def test_ticks_lie_in_their_range(low: float, width: float) -> None:
     high = low + width
     ticks = linear_ticks(low, high)
     assert ticks == sorted(ticks)
-    assert all(low - 1e-6 * width <= at <= high + 1e-6 * width for at in ticks) or high == low
+    assert all(low - 1e-6 * width <= at <= high + 1e-6 * width for at in ticks)
     logs = log_ticks(width, width * 1e5)
     assert 2 <= len(logs) <= 6
     assert all(width * 0.999 <= at <= width * 1e5 * 1.001 for at in logs)
@@ -381,22 +383,29 @@ def test_a_cell_is_no_formula(small: Summary, tmp_path: Path) -> None:
 
 
 def test_same_input_same_bytes_and_nothing_stale(small: Summary, tmp_path: Path) -> None:
+    """Few figures: each takes its time."""
+    few = replace(
+        small,
+        at_budget=(),
+        aggregates=(),
+        improvements=(),
+        curves=tuple(c for c in small.curves if c.axis == "minutes"),
+    )
     gaps = invented_gaps()[:2]
     for folder in ("a", "b"):
-        assert write_report(small, tmp_path / folder, study=STUDY, oracle=gaps) == tmp_path / folder / "report.html"
+        assert write_report(few, tmp_path / folder, study=STUDY, oracle=gaps) == tmp_path / folder / "report.html"
     files = {path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()}
-    assert {Path("figures") / f"curves_minutes.{ending}" for ending in FORMATS} <= files
+    drawn = {path.name for path in files if path.parent.name == "figures"}
+    names = ("curves_minutes", "profiles", "oracle_gap")
+    assert drawn == {f"{name}.{ending}" for name in names for ending in FORMATS}
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
     assert (tmp_path / "a" / "figures" / "profiles.png").read_bytes().startswith(b"\x89PNG")
     assert ET.parse(tmp_path / "a" / "figures" / "profiles.svg").getroot().tag.endswith("svg")
-    write_figures(replace(small, profiles=()), (), tmp_path / "b" / "figures")
-    write_csv(replace(small, profiles=()), (), tmp_path / "b" / "csv")
+    write_figures(replace(few, profiles=(), curves=()), (), tmp_path / "b" / "figures")
+    write_csv(replace(few, profiles=()), (), tmp_path / "b" / "csv")
+    assert list((tmp_path / "b" / "figures").iterdir()) == []
     gone = files - {path.relative_to(tmp_path / "b") for path in (tmp_path / "b").rglob("*")}
-    assert {path.name for path in gone} == {
-        *(f"{name}.{ending}" for name in ("profiles", "oracle_gap") for ending in FORMATS),
-        "profiles.csv",
-        "oracle_gap.csv",
-    }
+    assert {path.name for path in gone} == {*drawn, "profiles.csv", "oracle_gap.csv"}
 
 
 def test_the_picture_for_a_readme_is_small(small: Summary, tmp_path: Path) -> None:
