@@ -7,11 +7,12 @@ even, with a long lower tail, and in two groups, runs that failed and runs that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
-from mbrl.experiments.statistics import Statistic
+from mbrl.experiments.statistics import FEWEST, Statistic, interval, iqm, stratified_interval
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 """`draw(generator, shape)` -> values of that shape."""
@@ -35,17 +36,71 @@ SHAPES: dict[str, Draw] = {
 }
 """What runs are drawn from."""
 TASKS: dict[str, tuple[str, ...]] = {
-    "alike": ("normal", "normal", "normal", "normal"),
+    "alike": tuple(["normal"] * 4),
     "unlike": tuple(list(SHAPES)[i] for i in (1, 3, 6, 2)),
     "in groups": tuple(list(SHAPES)[i] for i in (5, 7, 8, 4)),
 }
-"""Shapes of the tasks of a study with several."""
-SEVERAL = 4
-"""Tasks of these."""
+"""Shapes of the tasks of studies with several, of which the first are taken."""
+STUDIES = 2_000
+"""Simulated for every number of the table below, or half as many of several tasks."""
+MOST = 10
+"""Runs a task up to which the table goes; with more, coverage is no worse."""
 
-COVERAGE: Mapping[tuple[Statistic, int], Mapping[int, tuple[float, float]]] = {}
+COVERAGE: dict[tuple[Statistic, int], dict[int, tuple[float, float]]] = {}
+"""By statistic and number of tasks, by runs a task: the lowest and the highest coverage over the shapes. Printed by
+`python -m benchmarks.coverage`."""
 
 
 def coverage(n: int, tasks: int = 1, statistic: Statistic = "iqm") -> tuple[float, float] | None:
-    """How often the interval of `n` runs holds the truth: lowest and highest share over the simulated shapes."""
-    return None
+    """How often the interval of `n` runs a task holds the truth: the lowest and the highest share over the shapes.
+
+    None where there is no interval. Of numbers of tasks, and of runs, that were not simulated, the next lower counts.
+    """
+    if n < FEWEST or not COVERAGE:
+        return None
+    simulated = max(count for name, count in COVERAGE if name == statistic and count <= tasks)
+    return COVERAGE[statistic, simulated][min(n, MOST)]
+
+
+def simulate(n: int, tasks: int, statistic: Statistic, *, studies: int, seed: int = 0) -> dict[str, float]:
+    """Coverage by shape, or, of several tasks, by what they are: the share of `studies` whose interval held the truth.
+
+    Args:
+        n: runs a task.
+        tasks: how many; 1: every one of `SHAPES`, else those of `TASKS`.
+        statistic: "iqm" or "mean".
+        studies: how many.
+        seed: of the runs.
+    """
+    generator = np.random.default_rng(seed)
+    if tasks == 1:
+        return {name: _single(draw, n, statistic, studies, generator) for name, draw in SHAPES.items()}
+    names = {kind: shapes[:tasks] for kind, shapes in TASKS.items()}
+    return {kind: _several(shapes, n, statistic, studies, generator) for kind, shapes in names.items()}
+
+
+def _single(draw: Draw, n: int, statistic: Statistic, studies: int, generator: np.random.Generator) -> float:
+    found = interval(draw(generator, (studies, n)), statistic)
+    assert found is not None
+    return float(np.mean((found.low <= truth((draw,), statistic)) & (truth((draw,), statistic) <= found.high)))
+
+
+def _several(
+    shapes: tuple[str, ...], n: int, statistic: Statistic, studies: int, generator: np.random.Generator
+) -> float:
+    draws = tuple(SHAPES[shape] for shape in shapes)
+    right = truth(draws, statistic)
+    held = 0
+    for _ in range(studies):
+        found = stratified_interval([draw(generator, (n,)) for draw in draws], statistic)
+        assert found is not None
+        held += bool(found.low <= right <= found.high)
+    return held / studies
+
+
+@cache
+def truth(draws: tuple[Draw, ...], statistic: Statistic) -> float:
+    """The interquartile mean, or mean, of the distributions together, of a million values each."""
+    generator = np.random.default_rng(0)
+    values = np.concatenate([draw(generator, (1_000_000,)) for draw in draws])
+    return float(iqm(values) if statistic == "iqm" else values.mean())
