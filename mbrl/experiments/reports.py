@@ -9,6 +9,7 @@ from mbrl.experiments.control import Control
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.plots import plot_runs
 from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.sb3_presets import SB3
 from mbrl.experiments.scores import summarize
 from mbrl.learners.fast import ParityError
 
@@ -18,7 +19,8 @@ def report_training(run: Run, steps: int) -> None:
     total = runs.total(run)
     if steps < total:
         unit = "step" if run.x == STEP else "update"
-        print(f"stopped at {unit} {steps} of {total}; to go on: mbrl resume {run.path}")
+        again = "start anew, for it can't be resumed" if run.algo in SB3 else "go on"
+        print(f"stopped at {unit} {steps} of {total}; to {again}: mbrl resume {run.path}")
     if summary := summarize(run.metrics(), run.env_id, run.x):
         print(summary)
     print(f"learning curve: {plot_runs([run.path], run.path / 'learning_curve.png')}")
