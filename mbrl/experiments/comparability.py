@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +41,9 @@ def check_distinct(outcomes: Sequence[Outcome]) -> None:
             )
 
 
-def check_versions(outcomes: Sequence[Outcome]) -> None:
+def check_versions(env_ids: Iterable[str]) -> None:
     """Raises ValueError where two versions of one environment stand side by side."""
-    for first, second in combinations(dict.fromkeys(outcome.env_id for outcome in outcomes), 2):
+    for first, second in combinations(dict.fromkeys(env_ids), 2):
         if re.sub(r"-v\d+$", "", first) == re.sub(r"-v\d+$", "", second):
             raise ValueError(
                 f"runs: expected one version of each environment, got {first} and {second}, whose returns are not "

@@ -7,10 +7,11 @@ be read is a failure with its reason, never a gap.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -121,6 +122,8 @@ def read_results(cells: Iterable[tuple[str, str | Path]], *, failures: Iterable[
         ValueError: two versions of one environment, two runs of one label, task and seed, one directory under two
             labels, a label for two algorithms, or no run that can be read.
     """
+    cells = list(cells)
+    check_versions(_env_ids(path for _, path in cells))
     outcomes, failed = [], list(failures)
     warnings: list[str] = []
     for label, path in cells:
@@ -135,10 +138,16 @@ def read_results(cells: Iterable[tuple[str, str | Path]], *, failures: Iterable[
         reasons = "; ".join(f"{each.algorithm}: {each.reason}" for each in failed[:3])
         raise ValueError(f"runs: expected at least one that can be read, got {len(failed)} that can't ({reasons})")
     check_distinct(outcomes)
-    check_versions(outcomes)
     warnings += [_missing(failure) for failure in failed]
     warnings += [*protocol_warnings(outcomes), *settings_warnings(outcomes), *software_warnings(outcomes)]
     return Results(tuple(outcomes), tuple(warnings), tuple(failed))
+
+
+def _env_ids(paths: Iterable[str | Path]) -> Iterator[str]:
+    """Of the runs that can be opened."""
+    for path in paths:
+        with contextlib.suppress(ValueError):
+            yield Run.open(path).env_id
 
 
 def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
