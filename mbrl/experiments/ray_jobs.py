@@ -28,8 +28,7 @@ class RayJobs:
         oracle_episodes: of each arm of PETS's oracle gap; 0: without one.
 
     Raises:
-        ValueError: Ray is not installed, or a number is out of range.
-        ConnectionError: there is no cluster at `address`.
+        ValueError: Ray is not installed, there is no cluster at `address`, or a number is out of range.
     """
 
     def __init__(
@@ -44,7 +43,11 @@ class RayJobs:
             raise ValueError('ray: expected Ray to be installed; pip install "mbrl-planners[ray]"') from None
         self._ray: Any = ray
         here = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
-        self._ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
+        try:
+            self._ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
+        except Exception as error:  # Ray has no type of its own for it
+            where = "to start one on this machine" if address is None else f"a cluster at {address}"
+            raise ValueError(f"ray: expected {where}, but {error}") from error
         self._task = self._ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(work_to_the_end)
         self._gpu_share, self._episodes = gpu_share, oracle_episodes
         self._running: dict[Any, Path] = {}
