@@ -21,6 +21,7 @@ from mbrl.experiments.checkpoint import FOLDER, checkpoints, load_checkpoint
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.recorder import RunRecorder
+from mbrl.experiments.results import FINAL
 from mbrl.experiments.run import Run
 from mbrl.experiments.sb3_presets import SB3, SB3Config
 from mbrl.experiments.settings import dataclass_from
@@ -116,6 +117,7 @@ def _clear(run: Run) -> None:
     if run.offset or checkpoints(run.path):
         warnings.warn(f"{run.algo} can't be resumed, and starts anew: {run.path}", stacklevel=4)
     shutil.rmtree(run.path / FOLDER, ignore_errors=True)
+    (run.path / FINAL).unlink(missing_ok=True)
     run.truncate(0)
 
 

@@ -84,11 +84,15 @@ class Policy:
         model: whose policy it is.
         scale: of observations.
         seed: of sampled actions, which touch no other random number.
+
+    Attributes:
+        samples: whether the policy itself draws actions; TD3's gets noise in training only.
     """
 
     def __init__(self, model: BaseAlgorithm, scale: Scale | None, seed: int) -> None:
         self._model: Any = model
         self._scale, self._seed = scale, seed
+        self.samples = not isinstance(model, TD3)
         self._predictions = 0
 
     def predict(
@@ -100,8 +104,7 @@ class Policy:
     ) -> tuple[np.ndarray, Any]:
         """Actions for [obs] or [n, obs]; `state` counts steps where exploration depends on the state (gSDE).
 
-        Without `deterministic` the actions are sampled as in training; TD3 takes the best one all the same, for the
-        noise of its training is not the policy's.
+        Without `deterministic` the actions are sampled as in training, if the policy samples.
         """
         obs = np.asarray(observation)
         obs = obs if self._scale is None else self._scale(obs)
@@ -114,7 +117,7 @@ class Policy:
                 self._model.action_space.seed(seed % 2**31)
             if getattr(self._model, "use_sde", False):
                 every = self._model.sde_sample_freq
-                if tick == 0 or (every > 0 and tick % every == 0):
+                if tick % (every if every > 0 else _steps_per_round(self._model)) == 0:
                     self._model.policy.reset_noise()
             return self._model.predict(obs, deterministic=False)[0], tick + 1
 

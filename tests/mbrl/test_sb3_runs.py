@@ -111,7 +111,7 @@ def test_the_last_evaluation_comes_again_from_what_was_stored(trained, algorithm
     sampled = [runs.load_policy(run, env).predict(obs, deterministic=False)[0] for _ in range(2)]
     np.testing.assert_array_equal(*sampled)
     draws = np.array([policy.predict(obs, deterministic=False)[0] for _ in range(60)])
-    assert (len(np.unique(draws)) > 1) == (algorithm != "sb3-td3")  # whose policy draws nothing
+    assert (len(np.unique(draws)) > 1) == policy.samples == (algorithm != "sb3-td3")  # whose policy draws nothing
     env.close()
 
 
@@ -179,9 +179,10 @@ def test_stored_statistics_scale_observations_as_in_training_and_rewards_stay_tr
     assert all(row["eval/mean_reward"] == row["eval/mean_ep_length"] - 1 for row in ended)
 
 
-def test_exploration_that_depends_on_the_state_is_drawn_anew_at_starts_and_in_between():
-    """gSDE: noise is a function of the observation until its matrix is drawn again."""
-    hyperparameters = {**ON_POLICY, "use_sde": True, "sde_sample_freq": 3, "batch_size": 8}
+@pytest.mark.parametrize(("often", "n_steps"), [({"sde_sample_freq": 3}, 8), ({}, 3)])
+def test_exploration_that_depends_on_the_state_is_drawn_anew_at_starts_and_in_between(often, n_steps):
+    """gSDE: noise is a function of the observation until its matrix is drawn again, here every third step."""
+    hyperparameters = {**ON_POLICY, "use_sde": True, **often, "batch_size": n_steps, "n_steps": n_steps}
     env = gym.make("Pendulum-v1")
     model = make_model("sb3-ppo", SB3Config(hyperparameters=hyperparameters), lambda: gym.make("Pendulum-v1"), 0)
     policy, obs = policy_of(model, 0), env.reset(seed=0)[0]
@@ -206,9 +207,11 @@ def test_an_interrupted_run_starts_anew_and_a_finished_one_stays(trained, tmp_pa
     env = runs.run_env(run)
     runs.load_policy(run, env)  # what there is can be evaluated
     assert max(row["time/total_timesteps"] for row in run.metrics()) <= 20
+    (run.path / "evaluation.json").write_text("of what there was")
     with pytest.warns(UserWarning, match="starts anew"):
         assert runs.train_run(run, progress=False) == STEPS
     assert rows(run) == rows(whole)
+    assert not (run.path / "evaluation.json").exists()
     before = run.metrics_path.read_bytes()
     assert runs.train_run(run, progress=False) == STEPS
     assert run.metrics_path.read_bytes() == before
