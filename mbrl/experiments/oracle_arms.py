@@ -109,6 +109,8 @@ def affordable(
 ) -> tuple[dict[str, Arm], dict[str, str], int | None]:
     """The arms that `true_steps` steps in the true dynamics suffice for, why others are left out, and where to cut.
 
+    Episodes are cut to a half at most before the wider search is left out.
+
     Args:
         arms: of `make_arms`.
         episodes: of each.
@@ -120,8 +122,8 @@ def affordable(
     if not cost:
         return arms, {}, None
     everything = int(true_steps / (episodes * sum(cost.values())))
-    if longest is not None and everything >= longest:
-        return arms, {}, None
+    if longest is not None and 2 * everything >= longest:
+        return arms, {}, None if everything >= longest else everything
     needed = "as long as it takes" if longest is None else f"{episodes * longest * sum(cost.values()):.0f}"
     left_out = {"stronger": f"it and the true dynamics take {needed} steps in the true model, {true_steps} are allowed"}
     rest = {name: arm for name, arm in arms.items() if name != "stronger"}

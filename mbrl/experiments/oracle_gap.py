@@ -36,8 +36,8 @@ from mbrl.seeding import derive
 FILE = "oracle_gap.json"
 """Where a run directory keeps it."""
 FORMAT = 1
-TRUE_STEPS = 20_000_000
-"""Minutes of MuJoCo on one core, where bodies are few."""
+TRUE_STEPS = 10_000_000
+"""Minutes of MuJoCo on one core, where bodies are few: 20 to 50 microseconds each."""
 ARMS = {
     "stronger": "true dynamics, wider search",
     "true": "true dynamics",
@@ -141,8 +141,9 @@ def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TR
     Args:
         run: of PETS, with a checkpoint behind its first fit.
         episodes: of each arm.
-        true_steps: steps that planning may take in the true dynamics. Where they do not suffice, the wider search is
-            left out, then episodes are cut, and where not even a horizon is left, nothing is planned through the truth.
+        true_steps: steps that planning may take in the true dynamics. Where they do not suffice, episodes are cut to a
+            half at most, else the wider search is left out, then episodes are cut further, and where not even a
+            horizon is left, nothing is planned through the truth.
 
     Raises:
         ValueError: the run is another algorithm's, has no fitted model, or a number is out of range.
