@@ -156,15 +156,18 @@ class LocalWorkers:
     def _work(self, folder: Path, number: int) -> Outcome:
         log = folder / TRIALS / f"{number:04d}" / "trial.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as errors:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mbrl.experiments.tune_trial", str(folder), str(number)],
+        command = [sys.executable, "-m", "mbrl.experiments.tune_trial", str(folder), str(number)]
+        with (
+            log.open("ab") as errors,
+            subprocess.Popen(
+                command,
                 stdin=subprocess.PIPE,  # which closes when this process ends: then the trial does, too
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for this process, which ends the others
-            )
+            ) as process,
+        ):
             self._running.add(process)
             assert process.stdout is not None
             said = process.stdout.read().decode().strip().splitlines()

@@ -142,6 +142,7 @@ def work(folder: str | Path, number: int) -> Outcome:
 def _train(root: Path, study: TuneStudy, chosen: dict[str, Value], seed: int, watch: _Watch) -> Any:
     """Train a seed to its end, or until `watch` ends it; returns its run."""
     from mbrl.experiments import runs
+    from mbrl.experiments.lock import locked
     from mbrl.experiments.run import Run
     from mbrl.experiments.start import start_run
 
@@ -163,7 +164,8 @@ def _train(root: Path, study: TuneStudy, chosen: dict[str, Value], seed: int, wa
             tensorboard=False,
         )
     watch.run = run
-    runs.train_run(run, progress=False, stop=watch)
+    with locked(run.path, wait=True):  # a worker whose study was killed takes a moment to end
+        runs.train_run(run, progress=False, stop=watch)
     return run
 
 

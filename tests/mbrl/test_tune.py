@@ -1,0 +1,274 @@
+"""`mbrl tune`: spaces, trials in run directories, pruning, and going on after a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mbrl.cli import main
+from mbrl.experiments.run import Run, read_metrics
+from mbrl.experiments.tune import LocalWorkers, RayWorkers, rows, tune
+from mbrl.experiments.tune_commands import advice, table
+from mbrl.experiments.tune_space import Range, contains, default_space, first_choice, get, options, parse, put
+from mbrl.experiments.tune_trial import (
+    JOURNAL,
+    STUDY,
+    Outcome,
+    TuneStudy,
+    _Reports,
+    _Watch,
+    open_storage,
+    present_settings,
+    preset_fits,
+    work,
+)
+from mbrl.pipelines.mbpo_config import PRESETS as MBPO_PRESETS
+from mbrl.pipelines.off_policy_presets import off_policy_preset
+from mbrl.pipelines.pets_config import PRESETS as PETS_PRESETS
+
+PENDULUM = "Pendulum-v1"
+SAC = present_settings("sac", PENDULUM, None)
+MBPO = present_settings("mbpo", "Hopper-v5", None)
+SPACE = ("lr=1e-4:1e-2:log", "batch_size=8:16", "hidden=8x8,16", "initial_steps=20:30")
+
+
+def study(**change) -> TuneStudy:
+    space = tuple(parse(text, SAC) for text in SPACE)
+    return replace(TuneStudy("sac", PENDULUM, space, None, 60, 20, 1, 1, 0), **change)
+
+
+class Here:
+    """A worker in this process."""
+
+    jobs = 1
+
+    def submit(self, folder: Path, number: int) -> Future[Outcome]:
+        future: Future[Outcome] = Future()
+        future.set_result(work(folder, number))
+        return future
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A study of three trials that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, tune(study(), folder, Here(), trials=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "expected"),
+    [
+        ("lr=1e-4:1e-2:log", SAC, Range("learner.lr", 1e-4, 1e-2, log=True)),
+        ("learner.lr=0:1", SAC, Range("learner.lr", 0, 1)),
+        ("batch-size=16:64", SAC, Range("loop.batch_size", 16, 64, whole=True)),
+        ("actor_value=min,mean", SAC, Range("learner.actor_value", choices=("min", "mean"))),
+        ("layer_norm=true,false", SAC, Range("learner.layer_norm", choices=(True, False))),
+        ("hidden=64x64,256", SAC, Range("learner.hidden", choices=("64x64", "256"))),
+        ("subset=1,2", SAC, Range("learner.subset", choices=(1, 2))),
+        ("rollout_length.last=1:15", MBPO, Range("loop.rollout_length.last", 1, 15, whole=True)),
+        ("model_max_steps=100:900:log", MBPO, Range("loop.model_max_steps", 100, 900, log=True, whole=True)),
+    ],
+)
+def test_ranges_are_read_with_the_type_of_the_setting(text, settings, expected):
+    assert parse(text, settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr", "NAME=low:high"),
+        ("lr=1:2:exp", "NAME=low:high:log"),
+        ("lr=a:b", "two numbers"),
+        ("lr=2:1", "low < high"),
+        ("lr=0:1:log", "above 0"),
+        ("lr=nan:1", "low < high"),
+        ("batch_size=1.5:3", "whole numbers"),
+        ("actor_value=0:1", "choices"),
+        ("layer_norm=1,2", "true and false"),
+        ("batch_size=a,b", "numbers as choices"),
+        ("learning_rate=1:2", "name of one setting"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text, SAC)
+
+
+def test_own_ranges_hold_the_presets_and_fit_together():
+    presets = [("pets", env_id, None) for env_id in PETS_PRESETS]
+    presets += [("mbpo", env_id, name) for env_id, known in MBPO_PRESETS.items() for name in known]
+    presets += [("sac", PENDULUM, None), ("sac", "Hopper-v5", None)]
+    for algorithm, env_id, name in presets:
+        settings = present_settings(algorithm, env_id, name)
+        space = default_space(algorithm, settings)
+        assert all(contains(span, get(settings, span.name)) for span in space)
+        for corner in ("low", "high"):
+            put(settings, {span.name: int(v) if span.whole else v for span in space for v in [getattr(span, corner)]})
+
+
+def test_an_algorithm_without_ranges_asks_for_some():
+    with pytest.raises(ValueError, match="--space"):
+        default_space("td3", present_settings("td3", PENDULUM, None))
+    with pytest.raises(ValueError, match="algorithm: expected one of"):
+        present_settings("cql", PENDULUM, None)
+    with pytest.raises(ValueError, match="preset: expected none"):
+        present_settings("pets", PENDULUM, "small")
+
+
+def test_chosen_values_reach_the_settings_and_the_command_alike():
+    chosen = {"learner.lr": 0.01, "learner.hidden": "32x16", "loop.rollout_length.last": 7, "learner.layer_norm": True}
+    changed = put(MBPO, chosen)
+    assert changed["learner"].lr == 0.01
+    assert changed["learner"].hidden == (32, 16)
+    assert changed["loop"].rollout_length.last == 7
+    assert changed["loop"].rollout_length.start == MBPO["loop"].rollout_length.start
+    assert options(MBPO, chosen) == [
+        *("--lr", "0.01", "--hidden", "32", "16", "--rollout-length.last", "7", "--layer-norm")
+    ]
+    assert options(SAC, {"learner.layer_norm": False}) == ["--no-layer-norm"]
+
+
+def test_settings_that_depend_on_each_other_are_changed_at_once():
+    changed = put(SAC, {"loop.total_timesteps": 50, "loop.initial_steps": 40})
+    assert changed["loop"].initial_steps == 40
+    with pytest.raises(ValueError, match="initial_steps"):
+        put(SAC, {"loop.total_timesteps": 50})
+    assert first_choice(study().space, SAC)["loop.initial_steps"] == 20
+
+
+def test_every_trial_is_a_run_directory_with_its_settings(whole):
+    folder, found = whole
+    assert [row.number for row in found] == [0, 1, 2]
+    assert all(row.state == "complete" for row in found)
+    for row in found:
+        (path,) = (folder / "trials" / f"{row.number:04d}").glob("*__sac__0__*")
+        config = Run.open(path).config
+        assert config["learner"]["lr"] == row.chosen["learner.lr"]
+        assert "x".join(map(str, config["learner"]["hidden"])) == row.chosen["learner.hidden"]
+        assert config["loop"]["total_timesteps"] == 60
+        returns = [line["eval/mean_reward"] for line in read_metrics(path) if "eval/mean_reward" in line]
+        assert row.score == pytest.approx(sum(returns[-3:]) / 3)
+    assert len({row.chosen["learner.lr"] for row in found}) == 3
+
+
+def test_killed_in_the_middle_it_comes_to_the_same_trials(whole, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "mbrl",
+        "tune",
+        "sac",
+        "--env-id",
+        PENDULUM,
+        "--trials",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    command += ["--total-timesteps", "60", "--eval-every", "20", "--eval-episodes", "1", "--space", *SPACE]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    metrics = []
+    while not metrics and process.poll() is None:
+        metrics = [path for path in tmp_path.glob("trials/*/*/metrics.jsonl") if path.stat().st_size]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert tune(study(), tmp_path, Here(), trials=3) == whole[1]
+    assert len(list(tmp_path.glob("trials/0000/*__sac__0__*"))) == 1  # gone on with, not made anew
+
+
+def test_more_trials_go_on_from_those_that_are_there(whole, tmp_path):
+    first = tune(study(), tmp_path, Here(), trials=2)
+    assert tune(study(), tmp_path, Here(), trials=2) == first
+    assert tune(study(), tmp_path, Here(), trials=3) == whole[1]
+
+
+def test_a_journal_whose_last_line_was_cut_off_goes_on(tmp_path):
+    first = tune(study(), tmp_path, Here(), trials=1)
+    with (tmp_path / JOURNAL).open("ab") as journal:
+        journal.write(b'{"op_code":4,"wor')
+    assert tune(study(), tmp_path, Here(), trials=1) == first
+
+
+def test_another_study_is_not_mixed_in(whole):
+    with pytest.raises(ValueError, match=r"total_timesteps 60 -> 70"):
+        tune(study(total_timesteps=70), whole[0], Here(), trials=4)
+
+
+def test_the_preset_is_the_first_trial_where_it_can_be_chosen(tmp_path):
+    wide = study(space=(parse("lr=1e-4:1e-2:log", SAC), parse("initial_steps=20:2000", SAC)))
+    assert preset_fits(wide)
+    assert not preset_fits(study())
+    (row,) = tune(wide, tmp_path, Here(), trials=1)
+    assert row.chosen == {"learner.lr": SAC["learner"].lr, "loop.initial_steps": SAC["loop"].initial_steps}
+    assert row.state == "failed"  # 1,000 random steps of 60
+    assert "initial_steps" in row.reason
+
+
+def test_a_trial_below_the_median_of_the_others_ends_early(whole, tmp_path):
+    import optuna
+
+    tried = study(total_timesteps=60, seeds=2)
+    (tmp_path / STUDY).write_text(json.dumps(tried.to_json()))
+    storage = open_storage(tmp_path)
+    opened = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
+    for _ in range(4):
+        trial = opened.ask()
+        for step in (20, 40, 60, 80, 100, 120):
+            trial.report(-100.0, step)
+        opened.tell(trial, -100.0)
+    good, bad = opened.ask().number, opened.ask().number
+    assert not any(_Reports(tmp_path, tried, good).add(step, -50.0) for step in (20, 40, 60))
+    reports = _Reports(tmp_path, tried, bad)
+    assert not reports.add(19, -500.0)  # a third of the first run is left alone
+    watch = _Watch(reports, before=[-300.0], offset=60)  # the second seed of the trial
+    (path,) = (whole[0] / "trials" / "0000").glob("*__sac__0__*")
+    watch.run = Run.open(path)
+    assert watch()
+    assert watch.score == pytest.approx((-300 + watch.final()) / 2)
+    assert reports.trial.intermediate_values[120] == pytest.approx(watch.score)
+
+
+def test_the_command_says_how_to_train_with_the_best_and_that_it_is_hindsight(whole):
+    _, found = whole
+    best = max(found, key=lambda row: row.score)
+    said = advice(study(), found, best)
+    assert "hindsight" in said
+    assert f"--lr {best.chosen['learner.lr']}" in said
+    assert "for seed in 100 101" in said
+    lines = table(found).splitlines()
+    assert lines[0].split() == ["trial", "state", "score", "lr", "batch_size", "hidden", "initial_steps"]
+    assert lines[1].split()[0] == str(best.number)
+
+
+def test_the_command_works_and_fails_where_no_trial_came_to_its_end(tmp_path, capsys):
+    arguments = ["tune", "sac", "--env-id", PENDULUM, "--trials", "1", "--eval-every", "20", "--eval-episodes", "1"]
+    arguments += ["--total-timesteps", "60", "--out", str(tmp_path / "study")]
+    assert main([*arguments, "--space", "lr=1e-3:1e-2", "initial_steps=50:59", "discount=0.5:500"]) == 1
+    printed = capsys.readouterr()
+    assert "no trial has the preset's settings" in printed.out
+    assert "discount: expected a number in [0, 1]" in printed.out
+    assert main([*arguments, "--space", "lr=1e-3:1e-2", "lr=1:2"]) == 2
+    assert "once" in capsys.readouterr().err
+    assert main([*arguments, "--minutes", "0"]) == 2
+
+
+@pytest.mark.slow
+def test_processes_and_ray_come_to_the_trials_of_one_process(whole, tmp_path):
+    workers = {"processes": LocalWorkers(1), "ray": RayWorkers(None, 1)}
+    for name, worker in workers.items():
+        assert tune(study(), tmp_path / name, worker, trials=3) == whole[1]
+        assert rows(tmp_path / name) == whole[1]
+
+
+def test_presets_of_sac_are_found():
+    assert off_policy_preset("sac", PENDULUM).config == SAC["loop"]
