@@ -100,7 +100,7 @@ def total(statuses: Sequence[CellStatus], parallel: int) -> str:
     done = sum(status.state == "done" for status in statuses)
     parts = [f"{done} of {len(statuses)} runs done"]
     parts += [f"{count} {state}" for state, count in counts.items() if count]
-    again = sum(len(status.attempts) > 1 and status.state == "running" for status in statuses)
+    again = sum(status.failures + status.losses > 0 and status.state == "running" for status in statuses)
     parts += [f"{again} of them again"] if again else []
     if done + counts["failed"] < len(statuses):
         left = seconds_left(statuses, parallel)
@@ -111,7 +111,7 @@ def total(statuses: Sequence[CellStatus], parallel: int) -> str:
 def event(status: CellStatus) -> str:
     """One line for a run that has come to another state."""
     if status.state == "running":
-        verb = "again" if len(status.attempts) > 1 else "resumed" if status.steps else "started"
+        verb = "again" if status.failures + status.losses else "resumed" if status.steps else "started"
         return f"{verb}: {status.cell} ({status.path})"
     if status.state == "done":
         ret = "" if status.ret is None else f", return {status.ret:.4g}"

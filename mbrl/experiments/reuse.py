@@ -73,9 +73,9 @@ def find_runs(root: Path, wanted: dict[Cell, dict[str, Any]]) -> Found:
 
     Of several that fit, the one that is evaluated, or furthest, is taken, and of equals the first by name.
     """
-    cells = {(cell.entry.algorithm, cell.task.env_id, cell.seed): [] for cell in wanted}  # type: ignore[var-annotated]
+    cells: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in wanted:
-        cells[cell.entry.algorithm, cell.task.env_id, cell.seed].append(cell)
+        cells.setdefault((cell.entry.algorithm, cell.task.env_id, cell.seed), []).append(cell)
     fitting: dict[Cell, list[Path]] = {}
     notes = []
     for file in sorted(root.glob(f"*/{CONFIG}")):

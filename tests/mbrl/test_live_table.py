@@ -53,8 +53,9 @@ def test_events_say_what_has_become_of_a_run():
     assert event(done).startswith("found: sac")
     assert event(running).startswith("resumed: sac on Pendulum-v1, seed 1")
     assert event(failed) == "FAILED: pets on Pendulum-v1, seed 0: ValueError: worse"
-    failed.state = "running"
+    failed.state, failed.failures = "running", 1
     assert event(failed).startswith("again: pets")
+    assert "2 running, 1 of them again" in total([done, running, failed], 2)
 
 
 def test_without_a_terminal_there_are_plain_lines_once_each():
