@@ -16,7 +16,7 @@ from mbrl.experiments import statistics
 from mbrl.experiments.coverage import coverage
 from mbrl.experiments.episode import play
 from mbrl.experiments.findings import Estimate, TaskInfo
-from mbrl.experiments.results import Outcome, Results
+from mbrl.experiments.results import Outcome, Results, loop_settings
 from mbrl.experiments.statistics import Statistic, iqm
 from mbrl.seeding import derive
 
@@ -107,7 +107,8 @@ def at_budget(outcome: Outcome, budget: int) -> float | None:
     A run that took all steps but was evaluated last before them counts by that evaluation.
     """
     within = outcome.steps <= budget
-    if not within.any() or (outcome.steps[-1] < budget and not outcome.complete):
+    took_all = outcome.complete and loop_settings(outcome.settings)["total_timesteps"] >= budget
+    if not within.any() or (outcome.steps[-1] < budget and not took_all):
         return None
     return float(outcome.returns[within][-1])
 

@@ -72,11 +72,10 @@ def named_runs(given: Iterable[str]) -> list[tuple[str, Path]]:
 def _default_budgets(results: Results) -> dict[str, int]:
     """What all algorithms of a task have: the length of the shortest runs, as their settings say."""
     from mbrl.experiments.results import loop_settings
-    from mbrl.experiments.run import Run
 
     lengths: dict[str, dict[str, int]] = {}
     for outcome in results.outcomes:
-        length = int(loop_settings(Run.open(outcome.path))["total_timesteps"])
+        length = int(loop_settings(outcome.settings)["total_timesteps"])
         of_task = lengths.setdefault(outcome.env_id, {})
         of_task[outcome.algorithm] = max(length, of_task.get(outcome.algorithm, 0))
     return {env_id: min(each.values()) for env_id, each in lengths.items()}

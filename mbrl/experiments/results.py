@@ -162,7 +162,7 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
     evaluations = [row for row in rows if "eval/mean_reward" in row]
     if not evaluations:
         raise ValueError(f"{path} has no evaluation yet; runs are evaluated where eval_every is not 0")
-    config = loop_settings(run)
+    config = loop_settings(run.config)
     env = _environment(run)
     costs = cost_curves(run.algo, run.config, evaluations, _sizes(*env))
     steps = costs.pop("steps")
@@ -196,16 +196,16 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
     return outcome, said
 
 
-def loop_settings(run: Run) -> dict[str, Any]:
-    """The part of a run's config that says how long it is and how it is evaluated.
+def loop_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a run's settings that says how long it is and how it is evaluated.
 
     Raises:
         ValueError: there is none.
     """
-    for part in run.config.values():
+    for part in config.values():
         if isinstance(part, dict) and "total_timesteps" in part:
             return part
-    raise ValueError(f"run: expected settings with total_timesteps, got {', '.join(run.config)}: {run.path}")
+    raise ValueError(f"config: expected settings with total_timesteps, got {', '.join(config)}")
 
 
 def _environment(run: Run) -> tuple[str, str]:

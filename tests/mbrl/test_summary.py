@@ -1,0 +1,233 @@
+"""Summaries of runs with known returns: every table by hand, and the answers that follow."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from mbrl.experiments import statistics
+from mbrl.experiments.comparison import random_return
+from mbrl.experiments.results import COSTS, Failure, read_results
+from mbrl.experiments.summary import Summary, summarise
+from tests.mbrl.comparison_cases import write_run
+
+TASK = "Pendulum-v1"
+BUDGET = 300
+MBPO = [[-900, -300, -200 - 10 * seed] for seed in range(5)]
+SAC = [[-1200, -1100, -1000 - 10 * seed, -500, -150, -140] for seed in range(5)]
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory) -> Summary:
+    root = tmp_path_factory.mktemp("runs")
+    cells = [("mbpo", write_run(root, "mbpo", seed, MBPO[seed], minutes=5)) for seed in range(5)]
+    cells += [("sac", write_run(root, "sac", seed, SAC[seed], minutes=0.5)) for seed in range(5)]
+    return summarise(read_results(cells), budgets={TASK: BUDGET}, thresholds={TASK: -250.0})
+
+
+def find(rows, **what):
+    (found,) = [row for row in rows if all(getattr(row, name) == value for name, value in what.items())]
+    return found
+
+
+def test_returns_at_the_budget(summary):
+    mbpo, sac = (find(summary.at_budget, label=label) for label in ("mbpo", "sac"))
+    assert mbpo.returns == (-200, -210, -220, -230, -240)
+    assert (mbpo.iqm.value, mbpo.mean.value, mbpo.iqm.n) == (-220, -220, 5)
+    assert sac.iqm.value == -1020  # at 300 steps, not where it ended
+    assert -240 <= mbpo.iqm.low < -220 < mbpo.iqm.high <= -200
+    assert mbpo.iqm.coverage is not None
+
+
+def test_scores_are_random_and_best(summary):
+    task = summary.tasks[0]
+    assert (task.best_label, task.best_return, task.threshold_source) == ("mbpo", -220, "given")
+    assert -1500 < task.random_return < -1000
+    assert find(summary.at_budget, label="mbpo").score.value == pytest.approx(1)
+    expected = (-1020 - task.random_return) / (-220 - task.random_return)
+    assert find(summary.at_budget, label="sac").score.value == pytest.approx(expected)
+    assert find(summary.aggregates, label="sac").iqm == find(summary.at_budget, label="sac").score
+
+
+def test_random_returns_differ_by_episode_and_follow_the_seed():
+    """Of cart-pole, an episode of random actions lasts about 22 steps (and of always the same ones, about 9)."""
+    assert random_return("CartPole-v1", "{}", 0) == random_return("CartPole-v1", "{}", 0)
+    assert random_return("CartPole-v1", "{}", 0) != random_return("CartPole-v1", "{}", 1)
+    assert 17 < random_return("CartPole-v1", "{}", 0) < 30
+
+
+def test_curves_hold_the_last_evaluation(summary):
+    steps = find(summary.curves, label="sac", axis="steps", statistic="iqm")
+    assert steps.x == (100, 200, 300, 400, 500, 600)
+    assert steps.value == (-1200, -1100, -1020, -500, -150, -140)
+    minutes = find(summary.curves, label="mbpo", axis="minutes", statistic="mean")
+    assert (minutes.x[0], minutes.x[-1]) == (5, 15)
+    for x, value in zip(minutes.x, minutes.value, strict=True):
+        assert value == pytest.approx(-900 if x < 10 else -300 if x < 15 else -220)
+    assert not [curve for curve in summary.curves if curve.label == "sac" and curve.axis == "model_steps"]
+    for curve in summary.curves:
+        assert curve.n == 5
+        assert all(low <= high for low, high in zip(curve.low, curve.high, strict=True))
+
+
+def test_costs_at_the_budget(summary):
+    assert find(summary.costs, label="mbpo", axis="minutes").median == 15
+    assert find(summary.costs, label="sac", axis="minutes").median == 1.5
+    assert find(summary.costs, label="mbpo", axis="gradient_steps").median == 45
+    assert find(summary.costs, label="mbpo", axis="model_steps").median == 3000
+    assert {cost.axis for cost in summary.costs} == set(COSTS)
+
+
+def test_thresholds_count_censored_runs(summary):
+    mbpo, sac = (find(summary.thresholds, label=label, axis="steps") for label in ("mbpo", "sac"))
+    assert (mbpo.reached, mbpo.n, mbpo.median, mbpo.restricted_mean) == (5, 5, 300, 300)
+    assert (sac.reached, sac.median, sac.horizon) == (5, 500, 300)
+    assert sac.restricted_mean == 300  # none by then
+    assert find(summary.thresholds, label="sac", axis="minutes").median == 2.5
+
+
+def test_pairs(summary):
+    better = find(summary.improvements, env_id=TASK)
+    assert (better.first, better.second, better.probability.value) == ("mbpo", "sac", 1.0)
+    assert 0.6 < better.probability.low < 1
+    paired = summary.paired[0].difference
+    assert paired.value == 800
+    assert (paired.low, paired.high) == pytest.approx((800, 800))  # every pair differs by the same
+    found = summary.detectable[0]
+    assert found.observed == 800
+    assert found.difference == pytest.approx(statistics.detectable_difference(np.sqrt(250), 5, 5))
+
+
+def test_profiles_fall_from_one(summary):
+    task = summary.tasks[0]
+    for profile in summary.profiles:
+        assert list(profile.share) == sorted(profile.share, reverse=True)
+        assert all(
+            low <= share <= high for low, share, high in zip(profile.low, profile.share, profile.high, strict=True)
+        )
+    sac = find(summary.profiles, label="sac")
+    scores = [(row - task.random_return) / (-220 - task.random_return) for row in (-1000, -1010, -1020, -1030, -1040)]
+    assert sac.share == tuple(np.mean([score > x for score in scores]) for x in sac.score)
+
+
+def test_answers_say_what_the_numbers_say(summary):
+    worth, steps, minutes, flops = summary.answers
+    assert worth.decided
+    assert worth.answer.startswith("Yes: at 300 real steps mbpo, the best with a model, has a return of -220 (")
+    assert "15 minutes against 1.5" in worth.answer
+    assert steps.decided
+    assert steps.answer.startswith("Yes: 5 of 5 runs of mbpo got there, the median after 300 real steps; 5 of 5")
+    assert minutes.decided
+    assert minutes.answer.startswith("No: ")
+    assert "floating-point" in flops.question
+
+
+def test_settings_versions_commits_and_runs(summary):
+    total = find(summary.settings, name="loop.total_timesteps")
+    assert total.values == (("mbpo", "300"), ("sac", "600"))
+    assert find(summary.settings, name="loop.members").values == (("mbpo", "2"), ("sac", None))
+    assert "torch" in summary.versions
+    assert sum(summary.commits.values()) == 10
+    run = find(summary.runs, label="sac", seed=3)
+    assert (run.at_budget, run.returns, run.complete) == (-1030, tuple(SAC[3]), True)
+
+
+def test_the_same_runs_give_an_equal_summary(tmp_path):
+    cells = [("sac", write_run(tmp_path, "sac", seed, SAC[seed])) for seed in range(3)]
+    first, second = (summarise(read_results(order), budgets={TASK: BUDGET}) for order in (cells, cells[::-1]))
+    assert repr(asdict(first)) == repr(asdict(second))
+
+
+def test_overlapping_intervals_are_undecided(tmp_path):
+    noise = [-500, -200, -350, -250, -300]
+    cells = [("pets-like", write_run(tmp_path, "mbpo", seed, [noise[seed]])) for seed in range(5)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [noise[seed] - 30])) for seed in range(5)]
+    summary = summarise(read_results(cells), budgets={TASK: 100})
+    worth = summary.answers[0]
+    assert not worth.decided
+    assert worth.answer.startswith("Undecided: ")
+    assert "the intervals overlap; so few runs would show a difference of" in worth.answer
+    assert "90% of the way" in summary.tasks[0].threshold_source
+
+
+def test_one_run_has_no_interval_and_decides_nothing(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", 0, [-200])), ("sac", write_run(tmp_path, "sac", 0, [-900]))]
+    summary = summarise(read_results(cells), budgets={TASK: 100})
+    assert summary.at_budget[0].iqm.low is None
+    assert summary.curves[0].low is None
+    assert not any(answer.decided for answer in summary.answers)
+    assert "there are too few runs" in summary.answers[0].answer
+    assert summary.detectable[0].difference is None
+
+
+def test_a_threshold_that_nobody_reached_is_told(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200])) for seed in range(2)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-900])) for seed in range(2)]
+    summary = summarise(read_results(cells), budgets={TASK: 100}, thresholds={TASK: -1.0})
+    assert all((row.reached, row.median) == (0, None) for row in summary.thresholds)
+    assert any("no run reached the threshold of -1" in text for text in summary.warnings)
+    assert "0 of 2 runs of mbpo got there within 100 real steps" in summary.answers[1].answer
+    assert not summary.answers[1].decided
+
+
+def test_runs_short_of_the_budget_and_diverged_ones_are_told(tmp_path):
+    cells = [
+        ("sac", write_run(tmp_path, "sac", 0, [-900, -800])),
+        ("sac", write_run(tmp_path, "sac", 1, [-900], total=200)),
+        ("sac", write_run(tmp_path, "sac", 2, [-900, None])),
+        ("sac", write_run(tmp_path, "sac", 3, [-700], every=150, total=200)),
+    ]
+    failure = Failure(TASK, "mbpo", 0, None, "a loss was not finite")
+    summary = summarise(read_results(cells, failures=[failure]), budgets={TASK: 200})
+    assert summary.at_budget[0].seeds == (0, 2)
+    assert summary.at_budget[0].returns == (-800, -800)  # the diverged one counts as the worst
+    for expected in ("sac on Pendulum-v1, seed 1 did not get as far as 200 steps", "1 of 2 runs diverged", "mbpo on"):
+        assert any(expected in text for text in summary.warnings), expected
+    assert summary.failures[0].label == "mbpo"
+    assert find(summary.runs, seed=1).at_budget is None
+    assert len(summary.runs) == 4
+
+
+def test_an_evaluation_before_the_budget_counts_and_is_told(tmp_path):
+    path = write_run(tmp_path, "sac", 0, [-700, -600], every=120, total=240)
+    summary = summarise(read_results([("sac", path)]), budgets={TASK: 200})
+    assert summary.at_budget[0].returns == (-700,)
+    assert any("last evaluation within the budget is at 120 of 200" in text for text in summary.warnings)
+
+
+def test_several_tasks_are_pooled_and_ranked(tmp_path):
+    other = "InvertedPendulum-v5"
+    cells = []
+    for seed in range(3):
+        cells += [("mbpo", write_run(tmp_path, "mbpo", seed, [-200 - seed], env_id=TASK))]
+        cells += [("sac", write_run(tmp_path, "sac", seed, [-1000 - seed], env_id=TASK))]
+        cells += [("mbpo", write_run(tmp_path, "mbpo", seed, [900 + seed], env_id=other))]
+        cells += [("sac", write_run(tmp_path, "sac", seed, [100 + seed], env_id=other))]
+    cells += [("td3", write_run(tmp_path, "td3", 0, [50.0], env_id=other))]
+    summary = summarise(read_results(cells), budgets={TASK: 100, other: 100})
+    assert [row.tasks for row in summary.aggregates] == [2, 2, 1]
+    assert find(summary.aggregates, label="mbpo").iqm.value == pytest.approx(1, abs=0.01)
+    assert find(summary.improvements, env_id=None).probability.value == 1
+    assert summary.answers[0].question == "Which algorithm is best over all tasks?"
+    assert summary.answers[0].answer.startswith("mbpo: over 2 tasks")
+    assert any("td3 has no run at the budget on Pendulum-v1" in text for text in summary.warnings)
+
+
+def test_unknown_operations_have_no_curve(tmp_path):
+    path = write_run(tmp_path, "sac", 0, [-700], env_id="CartPole-v1")
+    summary = summarise(read_results([("sac", path)]), budgets={"CartPole-v1": 100})
+    assert find(summary.costs, axis="flops").median is None
+    assert {curve.axis for curve in summary.curves} == {"steps", "minutes", "gradient_steps"}
+    assert any("nothing is better than random actions" in text for text in summary.warnings)
+    assert math.isnan(summary.at_budget[0].score.value)
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    results = read_results([("sac", write_run(tmp_path, "sac", 0, [-700]))])
+    with pytest.raises(ValueError, match="budgets: expected one for every task, got none for Pendulum-v1"):
+        summarise(results, budgets={})
+    with pytest.raises(ValueError, match="thresholds: expected tasks of the comparison"):
+        summarise(results, budgets={TASK: 100}, thresholds={"Hopper-v5": 1.0})
+    with pytest.raises(ValueError, match="budgets: expected one that a run reached"):
+        summarise(results, budgets={TASK: 1_000})
