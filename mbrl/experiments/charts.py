@@ -36,7 +36,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Guide:
-    """A straight line across the frame, with its name."""
+    """A straight line through the frame, with its name."""
 
     at: float
     name: str
@@ -145,7 +145,6 @@ def _guides(x: Axis, y: Axis, across: Guide | None, down: Guide | None) -> list[
     if across and y.low <= across.at <= y.high:
         at = px(y(across.at))
         made.append(el("line", el("title", across.name), x1=LEFT, x2=right, y1=at, y2=at, class_="guide"))
-        made.append(el("text", across.name, x=right - 2, y=at - 3, class_="note end"))
     if down and x.low <= down.at < x.high:
         at = px(x(down.at))
         made.append(el("line", el("title", down.name), x1=at, x2=at, y1=TOP, y2=foot, class_="guide"))

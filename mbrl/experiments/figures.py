@@ -28,10 +28,14 @@ Styles = Mapping[str, Style]
 PANEL = (4.2, 3.0)
 """Inches of one panel."""
 FORMATS = ("png", "svg")
+README = "readme.png"
 
 
 def write_figures(summary: Summary, oracle: Sequence[OracleGap], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG into `folder`; returns the files. One without content goes, if it is there."""
+    """Write every figure as PNG and SVG into `folder`, and the one for a README; returns the files.
+
+    A figure without content has none, and an older one of it goes.
+    """
     lines = styles(summary.entries)
     drawn: dict[str, Callable[[], Figure | None]] = {
         **{f"curves_{axis}": partial(curves_figure, summary, axis) for axis in AXES},
@@ -54,6 +58,11 @@ def write_figures(summary: Summary, oracle: Sequence[OracleGap], folder: Path) -
                 figure.savefig(path, metadata={"Date": None} if ending == "svg" else None)
                 figure.set_layout_engine("none")  # it is laid out now
                 written.append(path)
+    picture = folder / README
+    if any(curve.axis == "steps" for curve in summary.curves):
+        written.append(readme_figure(summary, picture))
+    else:
+        picture.unlink(missing_ok=True)
     return written
 
 

@@ -1,4 +1,4 @@
-"""The second half of a report: thresholds, pairs, costs, the oracle gap."""
+"""The second half of a report: thresholds, pairs, costs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from mbrl.experiments.charts import Guide
 from mbrl.experiments.findings import Improvement, Summary, ToThreshold
 from mbrl.experiments.interval_charts import Row, interval_chart
-from mbrl.experiments.markup import Markup, el
-from mbrl.experiments.oracle_gap import ARMS, Difference, OracleGap, PooledGap, pool
+from mbrl.experiments.markup import el
 from mbrl.experiments.report_sections import Section, Styles, part
 from mbrl.experiments.report_style import (
     AXES,
@@ -22,17 +21,9 @@ from mbrl.experiments.report_style import (
     estimate,
     interval,
     number,
-    percent,
     share,
-    short_task,
 )
 from mbrl.experiments.report_tables import details, figure, key, side_by_side, table
-
-GAP_WORDS = {
-    "planner": "planner: a wider search would win",
-    "model": "model: the true dynamics would win",
-    "reward": "reward: the true reward would win",
-}
 
 
 def thresholds(summary: Summary, styles: Styles) -> Section | None:
@@ -45,7 +36,7 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
         for task in summary.tasks:
             here = [t for t in summary.thresholds if (t.env_id, t.axis) == (task.env_id, axis)]
             listed = table(
-                ["algorithm", "reached by", f"median {SHORT[axis]}", "95 % interval", f"mean up to {_horizon(here)}"],
+                ["algorithm", "reached by", "median", "95 % interval", f"mean up to {_horizon(here)}"],
                 [
                     (
                         key(found.label, styles),
@@ -56,9 +47,10 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
                     )
                     for found in here
                 ],
-                caption=f"{task.env_id}: {SHORT[axis]} to {number(task.threshold)} ({task.threshold_source})",
+                caption=f"{task.env_id}: {SHORT[axis]} to a return of {number(task.threshold)}",
             )
-            tables.append(el("div", listed, data_axis=axis))
+            source = el("p", f"Threshold: {task.threshold_source}.", class_="note")
+            tables.append(el("div", listed, source, data_axis=axis))
     return part(
         "thresholds",
         "Cost to a threshold",
@@ -111,7 +103,7 @@ def improvement(summary: Summary) -> Section | None:
             "How likely a run of the first beats one of the second at the budget, whatever their seeds; ties count "
             "half.",
         ),
-        el("div", figure("Mean over all tasks" if None in groups else lead[0].env_id, chart), class_="charts"),
+        side_by_side([figure("Mean over all tasks" if None in groups else lead[0].env_id, chart)]),
         details("By task", tables),
     )
 
@@ -156,7 +148,7 @@ def pairs(summary: Summary) -> Section | None:
 
 def finals(summary: Summary, styles: Styles) -> Section | None:
     """The evaluations at the end of the runs."""
-    if not summary.finals:
+    if not any(found.deterministic or found.stochastic for found in summary.finals):
         return None
     tables = [
         table(
@@ -215,72 +207,6 @@ def costs(summary: Summary, styles: Styles) -> Section | None:
         ),
         tables,
     )
-
-
-def oracle(gaps: Sequence[OracleGap]) -> Section | None:
-    """Planner error apart from model error."""
-    if not gaps:
-        return None
-    groups: dict[tuple[str, int | None], list[OracleGap]] = defaultdict(list)
-    for gap in gaps:
-        groups[gap.env_id, gap.max_steps].append(gap)
-    return part(
-        "oracle",
-        "Planner error and model error of PETS",
-        el(
-            "p",
-            "The same planner, with the same settings and start states, plans through the true dynamics and through "
-            "what the run has learned. What the true dynamics would win is the model's error; what a wider search on "
-            "the true dynamics would win is the planner's. Means over runs, with Student's t intervals.",
-        ),
-        side_by_side([_gap_chart(pool(found)) for found in groups.values()]),
-        [_gap_tables(pool(found), found) for found in groups.values()],
-    )
-
-
-def _gap_chart(pooled: PooledGap) -> Markup:
-    rows = [_gap_row(name, found) for name, found in pooled.gaps.items()]
-    chart = interval_chart(
-        rows,
-        name=f"{pooled.env_id}: what is lost to each part",
-        x_name="return lost",
-        guides=[Guide(0, "nothing lost")],
-    )
-    return figure(f"{short_task(pooled.env_id)}: return lost to", chart)
-
-
-def _gap_row(name: str, found: Difference) -> Row:
-    return Row(f"{name}", None, found.value, found.low, found.high)
-
-
-def _gap_tables(pooled: PooledGap, gaps: Sequence[OracleGap]) -> list[Markup]:
-    cut = gaps[0].max_steps
-    length = "whole episodes" if cut is None else f"episodes of {cut:,} steps"
-    arms: list[tuple] = [(ARMS[arm], _difference(found), found.n) for arm, found in pooled.returns.items()]
-    arms += [(ARMS[arm], reason, NOTHING) for arm, reason in pooled.missing.items() if arm not in pooled.returns]
-    lost = [(GAP_WORDS[name], _difference(found), found.n) for name, found in pooled.gaps.items()]
-    errors = [
-        (gap.run, where, error.horizon, number(error.rmse), percent(error.coverage90))
-        for gap in gaps
-        for where, found in (("its data", gap.logged), ("its plans", gap.visited), ("true plans", gap.oracle))
-        for error in found
-    ]
-    return [
-        table(["planning through", "return", "runs"], arms, caption=f"{pooled.env_id}, {length}"),
-        table(["return lost to the", "difference", "runs"], lost),
-        details(
-            f"Model error by horizon on {pooled.env_id}",
-            table(
-                ["run", "states visited by", "steps ahead", "error (std)", "in 90 % interval"],
-                errors,
-                left=2,
-            ),
-        ),
-    ]
-
-
-def _difference(found: Difference) -> str:
-    return f"{number(found.value)} {interval(found.low, found.high) or '(no interval)'}"
 
 
 def _told(found: ToThreshold) -> bool:

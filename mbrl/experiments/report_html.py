@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from mbrl.experiments import report_details, report_origin, report_sections
+from mbrl.experiments import report_details, report_oracle, report_origin, report_sections
 from mbrl.experiments.findings import Summary
 from mbrl.experiments.markup import el, verbatim
 from mbrl.experiments.oracle_gap import OracleGap
@@ -62,7 +62,7 @@ def _sections(summary: Summary, study: Mapping[str, Any] | None, oracle: Sequenc
         report_details.pairs(summary),
         report_details.finals(summary, lines),
         report_details.costs(summary, lines),
-        report_details.oracle(oracle),
+        report_oracle.oracle(oracle),
         report_origin.settings(summary),
         report_origin.runs(summary, lines),
         report_origin.origin(summary, study),

@@ -47,9 +47,15 @@ def answers(summary: Summary) -> Section | None:
     """A sentence for each question."""
     if not summary.answers:
         return None
-    whole = [_answer(found) for found in summary.answers if found.env_id is None]
-    cards = [_answer(found) for found in summary.answers if found.env_id is not None]
-    return part("answers", "Answers", whole, side_by_side(cards))
+    groups: dict[str | None, list[Answer]] = {None: []}
+    for found in summary.answers:
+        groups.setdefault(found.env_id, []).append(found)
+    tasks = [
+        [el("h3", short_task(env_id)) if len(groups) > 2 else None, side_by_side([_answer(one) for one in those])]
+        for env_id, those in groups.items()
+        if env_id is not None
+    ]
+    return part("answers", "Answers", [_answer(found) for found in groups[None]], tasks)
 
 
 def scores(summary: Summary, styles: Styles) -> Section | None:
@@ -183,7 +189,7 @@ def profiles(summary: Summary, styles: Styles) -> Section | None:
         "Performance profiles",
         el("p", "The share of an algorithm's runs, over all tasks, whose score at the budget is above each value."),
         legend(styles),
-        el("div", figure("Runs above a score", chart), class_="charts"),
+        side_by_side([figure("Runs above a score", chart)]),
     )
 
 
@@ -218,7 +224,8 @@ def _task_curves(summary: Summary, task: TaskInfo, axis: str, whole: bool, style
         across=Guide(task.threshold, f"threshold {number(task.threshold)}"),
         down=Guide(task.budget, "budget") if whole and axis == "steps" else None,
     )
-    return figure(short_task(task.env_id), chart)
+    goal = el("span", f"dotted: threshold {number(task.threshold)}", class_="soft")
+    return figure([short_task(task.env_id), " ", goal], chart)
 
 
 def _absent(drawn: Sequence[Curve], axis: str, summary: Summary) -> Markup | None:
@@ -227,7 +234,7 @@ def _absent(drawn: Sequence[Curve], axis: str, summary: Summary) -> Markup | Non
     none = {curve.label for curve in drawn if curve.axis == axis and curve.x and max(curve.x) == 0} - there
     unknown = [entry.label for entry in summary.entries if entry.label not in there | none]
     words = [f"{several(sorted(none))}: no {SHORT[axis]}."] if none else []
-    words += [f"{several(unknown)}: {SHORT[axis]} not known."] if unknown else []
+    words += [f"{several(unknown)}: {SHORT[axis]} not known, or no run got to the budget."] if unknown else []
     return el("p", "Not drawn. ", " ".join(words), class_="note") if words else None
 
 
@@ -243,7 +250,7 @@ def _answer(found: Answer) -> Markup:
     badge = None if found.decided else el("span", "undecided", class_="badge")
     return el(
         "div",
-        el("h3", found.question, badge),
+        el("h4", found.question, badge),
         el("p", found.answer),
         class_="answer",
     )

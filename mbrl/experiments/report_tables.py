@@ -39,8 +39,8 @@ def table(
 
 
 def side_by_side(parts: Sequence[Any]) -> Markup:
-    """Charts or cards beside one another where there is room: two or four of them in pairs."""
-    return el("div", parts, class_="charts two" if len(parts) in (2, 4) else "charts")
+    """Charts or cards beside one another where there is room: four of them in pairs, fewer larger."""
+    return el("div", parts, class_="charts two" if len(parts) in (1, 2, 4) else "charts")
 
 
 def figure(caption: Any, chart: Markup, **attributes: Any) -> Markup:

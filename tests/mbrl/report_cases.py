@@ -263,7 +263,9 @@ def invented_gaps() -> tuple[OracleGap, ...]:
     for env_id, top in (("Pendulum-v1", -140.0), ("mbrl/CartPoleSwingUp-v0", 180.0)):
         for seed in range(3):
             base = top + g.normal(0, 5, 4)
-            errors = tuple(HorizonError(k, 0.02 * k, 0.9 - 0.01 * k) for k in (1, 10, 30))
+            errors = [
+                tuple(HorizonError(k, f * 0.02 * k, 0.9 - 0.01 * k) for k in (1, 10, 30)) for f in (1.0, 1.5, 2.2)
+            ]
             made.append(
                 OracleGap(
                     run=f"{env_id.replace('/', '-')}__pets__{seed}__20261121-233000",
@@ -278,9 +280,9 @@ def invented_gaps() -> tuple[OracleGap, ...]:
                     reward="task",
                     returns={"stronger": tuple(base + 2), "true": tuple(base), "learned": tuple(base - 12)},
                     missing={"learned_reward": "the run has no learned reward"},
-                    logged=errors,
-                    visited=errors,
-                    oracle=errors,
+                    logged=errors[0],
+                    visited=errors[1],
+                    oracle=errors[2],
                 )
             )
     return tuple(made)

@@ -22,6 +22,8 @@ from tests.mbrl.test_report import HOSTILE, hostile
 
 NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable")
 VISIBLE = "svg.hover:visible"
+CHARTS = len(TASKS) + 1 + 2
+"""One for each task, the profiles, and the model errors of two tasks."""
 
 Open = Callable[..., Any]
 
@@ -112,7 +114,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
 def test_curves_are_drawn(show: Open, text: str) -> None:
     tab = show(text)
     charts = tab.locator(VISIBLE)
-    assert charts.count() == len(TASKS) + 1  # the profiles
+    assert charts.count() == CHARTS
     measured = tab.evaluate(
         """() => [...document.querySelectorAll("svg.hover")].filter((svg) => svg.checkVisibility()).map((svg) => {
           const frame = svg.getBoundingClientRect();
@@ -124,7 +126,7 @@ def test_curves_are_drawn(show: Open, text: str) -> None:
           });
         })"""
     )
-    assert [len(lines) for lines in measured] == [len(ENTRIES)] * (len(TASKS) + 1)
+    assert [len(lines) for lines in measured] == [len(ENTRIES)] * (len(TASKS) + 1) + [3, 3]
     assert all(line["length"] > 50 and line["inside"] for lines in measured for line in lines)
     assert len({line["shown"] for line in measured[0]}) == len(ENTRIES)
 
@@ -247,7 +249,7 @@ def test_without_a_script_curves_are_there(browser: Any, text: str, tmp_path: Pa
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto((tmp_path / "report.html").as_uri())
-    assert tab.locator(VISIBLE).count() == len(TASKS) + 1
+    assert tab.locator(VISIBLE).count() == CHARTS
     tab.locator("#axis-minutes").check(force=True)
     assert "minutes" in (tab.locator(VISIBLE).first.get_attribute("aria-label") or "")
     context.close()
