@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+from mbrl.experiments.statistics import FEWEST
+
 if TYPE_CHECKING:
     from mbrl.experiments.results import Outcome
 
@@ -79,7 +81,10 @@ def settings_warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
                 )
             elif names:
                 yield f"{label} on {env_id}: its runs differ in {', '.join(names)}"
-        few = [f"{label} ({len(numbers)})" for label, numbers in seeds.items() if len(numbers) < MANY_SEEDS]
+        single = [label for label, numbers in seeds.items() if len(numbers) < FEWEST]
+        if single:
+            yield f"{env_id}: only one seed for {', '.join(single)}: there is no interval, and nothing is told apart"
+        few = [f"{label} ({len(numbers)})" for label, numbers in seeds.items() if FEWEST <= len(numbers) < MANY_SEEDS]
         if few:
             yield (
                 f"{env_id}: fewer than {MANY_SEEDS} seeds for {', '.join(few)}: intervals hold the truth less often "
@@ -94,7 +99,7 @@ def software_warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Where runs were made with other software."""
     libraries = sorted({library for outcome in outcomes for library in outcome.versions})
     for library in libraries:
-        found = sorted({outcome.versions.get(library, "none") for outcome in outcomes})
+        found = sorted({outcome.versions[library] for outcome in outcomes if library in outcome.versions})
         if len(found) > 1:
             yield f"runs were made with different versions of {library}: {', '.join(found)}"
     commits = {outcome.commit for outcome in outcomes}

@@ -41,8 +41,6 @@ FINAL = "evaluation.json"
 """The final evaluation in a run directory."""
 MODEL_BASED = frozenset({"pets", "dyna", "mbpo", "mopo", "combo", "mobile"})
 """Values of a run's `algo` that learn a model of the dynamics."""
-FEW_SEEDS = 3
-"""Fewer runs than this have no interval."""
 
 
 @dataclass(frozen=True)

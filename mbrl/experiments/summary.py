@@ -105,7 +105,7 @@ def _uneven(comparison: Comparison) -> list[str]:
     said = []
     for label in comparison.labels:
         missing = [task.env_id for task in comparison.tasks if (task.env_id, label) not in comparison.cells]
-        if missing:
+        if missing and len(missing) < len(comparison.tasks):
             said.append(f"{label} has no run at the budget on {', '.join(missing)}: its aggregate is over other tasks")
     for task in comparison.tasks:
         runs = [run for label in comparison.labels_of(task.env_id) for run in comparison.outcomes(task.env_id, label)]

@@ -132,6 +132,7 @@ def test_different_seeds_are_told(tmp_path):
     cells = [("sac", write_run(tmp_path, "sac", 0, [1.0])), ("mbpo", write_run(tmp_path, "mbpo", 1, [1.0]))]
     results = read_results(cells)
     assert any("different seeds (sac: 0; mbpo: 1)" in text for text in results.warnings)
+    assert any("only one seed for sac, mbpo" in text for text in results.warnings)
     assert summarise(results, budgets={"Pendulum-v1": 100}).paired == ()
 
 
