@@ -263,11 +263,17 @@ def test_the_command_works_and_fails_where_no_trial_came_to_its_end(tmp_path, ca
 
 
 @pytest.mark.slow
-def test_processes_and_ray_come_to_the_trials_of_one_process(whole, tmp_path):
-    workers = {"processes": LocalWorkers(1), "ray": RayWorkers(None, 1)}
-    for name, worker in workers.items():
-        assert tune(study(), tmp_path / name, worker, trials=3) == whole[1]
-        assert rows(tmp_path / name) == whole[1]
+@pytest.mark.timeout(1_200)
+def test_processes_come_to_the_trials_of_one_process(whole, tmp_path):
+    assert tune(study(), tmp_path, LocalWorkers(1), trials=3) == whole[1]
+    assert rows(tmp_path) == whole[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_ray_comes_to_the_trials_of_one_process(whole, tmp_path):
+    assert tune(study(), tmp_path, RayWorkers(None, 1), trials=3) == whole[1]
 
 
 def test_presets_of_sac_are_found():
