@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mbrl.learners.combo import COMBOLearnerConfig
-from mbrl.pipelines.offline_model_config import SMALL_POLE, SMALL_SWING, OfflineModelConfig, choose
+from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
 
 
 PRESETS: dict[str, dict[str, COMBOPreset]] = {
-    "Pendulum-v1": {"small": COMBOPreset(COMBOConfig(**SMALL_SWING), _SMALL)},
+    "Pendulum-v1": {"small": COMBOPreset(COMBOConfig(**SMALL), _SMALL)},
     "InvertedPendulum-v5": {"small": COMBOPreset(COMBOConfig(**SMALL_POLE), _SMALL)},
     "HalfCheetah-v5": _runner(5, 0.5),
     "Hopper-v5": _runner(5, 0.5),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mbrl.learners.sac import SACConfig
-from mbrl.pipelines.offline_model_config import SMALL_POLE, SMALL_SWING, OfflineModelConfig, choose, real_rows
+from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def _runner(length: int, weight: float) -> dict[str, MOBILEPreset]:
 
 
 PRESETS: dict[str, dict[str, MOBILEPreset]] = {
-    "Pendulum-v1": {"small": MOBILEPreset(MOBILEConfig(**SMALL_SWING, samples=1), _SWING)},
+    "Pendulum-v1": {"small": MOBILEPreset(MOBILEConfig(**SMALL, samples=1), _SWING)},
     "InvertedPendulum-v5": {"small": MOBILEPreset(MOBILEConfig(**SMALL_POLE, samples=1), _POLE)},
     "HalfCheetah-v5": _runner(5, 0.1),
     "Hopper-v5": _runner(5, 0.1),

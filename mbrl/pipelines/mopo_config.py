@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mbrl.learners.sac import SACConfig
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty
-from mbrl.pipelines.offline_model_config import SMALL_POLE, SMALL_SWING, OfflineModelConfig, choose, real_rows
+from mbrl.pipelines.offline_model_config import SMALL, SMALL_POLE, OfflineModelConfig, choose, real_rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _runner(length: int, weight: float) -> MOPOConfig:
 
 
 PRESETS: dict[str, dict[str, MOPOPreset]] = {
-    "Pendulum-v1": {"small": MOPOPreset(MOPOConfig(**SMALL_SWING), _SWING)},
+    "Pendulum-v1": {"small": MOPOPreset(MOPOConfig(**SMALL), _SWING)},
     "InvertedPendulum-v5": {"small": MOPOPreset(MOPOConfig(**SMALL_POLE), _POLE)},
     **{
         env_id: {

@@ -102,8 +102,9 @@ def real_rows(share: float, batch_size: int) -> int:
 
 SMALL: dict[str, Any] = {
     "total_updates": 10_000,
-    "rollout_every": 250,
-    "rollout_starts": 1_000,
+    "rollout_every": 125,
+    "rollout_starts": 200,
+    "rollout_length": 25,  # few long rollouts: values of states that rollouts only ever end in run away
     "members": 5,
     "elites": 4,
     "model_hidden": (128, 128),
@@ -114,8 +115,6 @@ SMALL: dict[str, Any] = {
     "checkpoint_every": 5_000,
 }
 """Settings of the presets for small tasks: one CPU core, about a minute a seed, one and a half with MOBILE."""
-SMALL_SWING: dict[str, Any] = {**SMALL, "rollout_every": 125, "rollout_starts": 200, "rollout_length": 25}
-"""Those for swinging up a pendulum: few long rollouts, as values of states that rollouts only ever end in run away."""
 SMALL_POLE: dict[str, Any] = {**SMALL, "reward": "task"}
 """Those for a pole that falls. Its rewards are 1, and 0 at the fall: a regression on a few falls only blurs that step,
 and its error, which is larger than all others, decides when the fit stops."""
