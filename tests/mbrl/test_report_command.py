@@ -1,0 +1,90 @@
+"""`mbrl report` on run directories that the library has made."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from mbrl.cli import main
+from mbrl.experiments.report_commands import named_runs
+
+TINY = ["--env-id", "Pendulum-v1", "--eval-every", "30", "--eval-episodes", "1", "--initial-steps", "20"]
+LENGTHS = {"sac": 90, "td3": 60}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("runs")
+    for algorithm, steps in LENGTHS.items():
+        for seed in range(2):
+            length = ["--total-timesteps", str(steps), "--seed", str(seed)]
+            assert main(["train", algorithm, *TINY, *length, "--root", str(made / algorithm)]) == 0
+    return made
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_runs_are_reported(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A damaged one is neither dropped in silence, nor the end of it all."""
+    out, others = tmp_path / "report", tmp_path / "others"
+    shutil.copytree(root / "td3", others)
+    broken = shutil.copytree(next(root.glob("td3/*__1__*")), others / "Pendulum-v1__td3__2__20260101-000000")
+    (broken / "metrics.jsonl").write_text("{damaged\n")
+    assert main(["report", str(root / "sac"), f"other={others}", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"report: {out / 'report.html'}" in printed
+    found = rows(out / "csv" / "at_budget.csv")
+    assert [(row["env_id"], row["algorithm"], row["n"]) for row in found] == [
+        ("Pendulum-v1", "sac", "2"),
+        ("Pendulum-v1", "other", "2"),
+    ]
+    (task,) = rows(out / "csv" / "tasks.csv")
+    assert task["budget"] == "60"  # which both have
+    evaluations = [row for row in rows(out / "csv" / "evaluations.csv") if row["algorithm"] == "sac"]
+    assert [int(row["steps"]) for row in evaluations] == [30, 60, 90] * 2
+    page = unescape((out / "report.html").read_text())
+    assert "Is a model worth it" in page
+    assert "Missing runs" in page
+    for words in ("fewer than 10 seeds", f"{broken / 'metrics.jsonl'}, line 1: expected a JSON object"):
+        assert words in printed
+        assert words in page
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (
+            ["--budget", "Hopper-v5=10"],
+            "budget: expected ENV_ID=NUMBER, once for one of Pendulum-v1, got 'Hopper-v5=10'",
+        ),
+        (["--budget", "Pendulum-v1=1.5"], "budget: expected a whole number of steps"),
+        (["--threshold", "Pendulum-v1=nan"], "threshold: expected ENV_ID=NUMBER"),
+        (["--threshold", "Pendulum-v1=1", "Pendulum-v1=2"], "threshold: expected ENV_ID=NUMBER, once"),
+    ],
+)
+def test_bad_numbers_are_named(
+    root: Path, tmp_path: Path, extra: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(root / "sac"), "--out", str(tmp_path / "r"), *extra]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_runs_are_found(root: Path, tmp_path: Path) -> None:
+    inside = sorted((root / "sac").iterdir())
+    assert named_runs([str(root / "sac")]) == [("sac", path) for path in inside]
+    assert named_runs([f"mine={inside[1]}"]) == [("mine", inside[1])]
+    odd = tmp_path / "lr=1"
+    shutil.copytree(inside[0], odd / "run")
+    assert named_runs([str(odd)]) == [("sac", odd / "run")]
+    with pytest.raises(ValueError, match=r"runs: expected a run directory, or a folder of them, got .*empty"):
+        named_runs([str(tmp_path / "empty")])
+    with pytest.raises(ValueError, match="runs: expected at least one run directory, got none"):
+        named_runs([])
