@@ -18,6 +18,31 @@ LOOK = 0.05
 """Seconds that Ray is given to say which tasks have ended."""
 
 
+def connect(address: str | None, *, jobs: int) -> Any:
+    """The module `ray`, connected to a cluster.
+
+    Args:
+        address: such as "auto" or "ray://HOST:10001"; None: one is started on this machine.
+        jobs: its cores, where it is started here.
+
+    Raises:
+        ValueError: Ray is not installed, or there is no cluster at `address`.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise ValueError('ray: expected Ray to be installed; pip install "mbrl-planners[ray]"') from None
+    module: Any = ray
+    here = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
+    try:
+        module.init(address=address, log_to_driver=False, logging_level="warning", **here)
+    except Exception as error:  # Ray has no type of its own for it
+        where = "to start one on this machine" if address is None else f"a cluster at {address}"
+        raise ValueError(f"ray: expected {where}, but {error}") from error
+    return module
+
+
 class RayJobs:
     """Tasks on a cluster.
 
@@ -36,18 +61,7 @@ class RayJobs:
     ) -> None:
         if not gpu_share >= 0:
             raise ValueError(f"gpu_share: expected 0 or more, got {gpu_share}")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise ValueError('ray: expected Ray to be installed; pip install "mbrl-planners[ray]"') from None
-        self._ray: Any = ray
-        here = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
-        try:
-            self._ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
-        except Exception as error:  # Ray has no type of its own for it
-            where = "to start one on this machine" if address is None else f"a cluster at {address}"
-            raise ValueError(f"ray: expected {where}, but {error}") from error
+        self._ray: Any = connect(address, jobs=jobs)
         self._task = self._ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(work_to_the_end)
         self._gpu_share, self._episodes = gpu_share, oracle_episodes
         self._running: dict[Any, Path] = {}

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from mbrl.experiments.lock import locked
+from mbrl.experiments.ray_jobs import connect
 from mbrl.experiments.tune_space import Range, Value, as_choice, get, rounded
 from mbrl.experiments.tune_trial import (
     JOURNAL,
@@ -187,22 +188,14 @@ class RayWorkers:
         jobs: at once; cores of a cluster that is started here.
 
     Raises:
-        ValueError: Ray is not installed, or `jobs` is below 1.
-        ConnectionError: there is no cluster at `address`.
+        ValueError: Ray is not installed, there is no cluster at `address`, or `jobs` is below 1.
     """
 
     def __init__(self, address: str | None, jobs: int) -> None:
         if jobs < 1:
             raise ValueError(f"jobs: expected at least 1, got {jobs}")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise ValueError('ray: expected Ray to be installed; pip install "mbrl-planners[ray]"') from None
-        self._ray: Any = ray
         self.jobs = jobs
-        here = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
-        self._ray.init(address=address, log_to_driver=False, logging_level="warning", **here)
+        self._ray: Any = connect(address, jobs=jobs)
         self._task = self._ray.remote(num_cpus=1, max_retries=3)(_single_threaded)
 
     def submit(self, folder: Path, number: int) -> Future[Outcome]:
