@@ -25,6 +25,8 @@ from mbrl.envs.tasks import Task
 GRADIENT_STEPS = ("train/gradient_steps", "train/n_updates", "model/gradient_steps")
 """Counters whose sum is a run's gradient steps."""
 MODEL_STEPS = ("plan/model_steps", "model/steps")
+COUNTED = frozenset({"sac", "redq", "droq", "td3", "ddpg", "mbpo"})
+"""Algorithms of agents whose operations are known; those of PETS and stable-baselines3 stand apart."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def cost_curves(
 def _flops(algo: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes) -> np.ndarray:
     if algo == "pets":
         return _pets(settings["pets"], rows, sizes)
-    per_update = _per_update(algo, settings, sizes)
+    per_update = _sb3(algo, settings, sizes) if algo.startswith("sb3-") else _per_update(algo, settings, sizes)
     spent = per_update * _column(rows, ("train/n_updates",))
     if algo == "mbpo":
         spent = spent + _mbpo_model(settings, rows, sizes)
@@ -153,12 +155,10 @@ def _ensemble_network(sizes: Sizes, hidden: Sequence[int], deterministic: bool, 
 
 def _per_update(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
     """Operations of one gradient step of the learner; NaN where they are not known."""
-    if algo.startswith("sb3-"):
-        return _sb3(algo, settings["sb3"]["hyperparameters"], sizes)
-    learner, agent = settings.get("learner", {}), settings.get("agent")
-    if sizes.discrete or "batch_size" not in settings.get("loop", {}):
+    if algo not in COUNTED or sizes.discrete:
         return math.nan
-    rows, hidden = settings["loop"]["batch_size"], learner.get("hidden", ())
+    learner, agent = settings["learner"], settings["agent"]
+    rows, hidden = settings["loop"]["batch_size"], learner["hidden"]
     critic = Network((sizes.obs + sizes.act, *hidden, 1))
     if agent == "SAC":
         actor, critics = _actor(sizes, hidden), learner["critics"]
@@ -169,7 +169,8 @@ def _per_update(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
     return math.nan
 
 
-def _sb3(algo: str, given: Mapping[str, Any], sizes: Sizes) -> float:
+def _sb3(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
+    given = settings["sb3"]["hyperparameters"]
     nets = given.get("policy_kwargs", {}).get("net_arch", [256, 256])
     pi, second = (nets["pi"], nets.get("qf", nets.get("vf"))) if isinstance(nets, Mapping) else (nets, nets)
     rows = given.get("batch_size", 256)

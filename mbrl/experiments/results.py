@@ -127,6 +127,9 @@ def read_results(cells: Iterable[tuple[str, str | Path]], *, failures: Iterable[
     for label, path in cells:
         try:
             outcome, said = _read(label, Path(path))
+        except KeyError as error:
+            failed.append(_failure(label, Path(path), f"its settings lack {error}, which this version looks for"))
+            continue
         except ValueError as error:
             failed.append(_failure(label, Path(path), str(error)))
             continue

@@ -177,6 +177,14 @@ def test_what_is_not_known_is_not_zero():
     assert np.isnan(cost_curves("sb3-trpo", {"sb3": {"hyperparameters": {}}}, rows, nothing)["flops"]).all()
 
 
+def test_dynas_model_is_not_left_out_in_silence():
+    """Its learner alone would be known."""
+    settings = {"loop": {"batch_size": 8}, "agent": "SAC", "learner": {"hidden": [8], "critics": 2, "actor_every": 1}}
+    rows = [{"time/total_timesteps": 10, "train/n_updates": 5}]
+    assert np.isnan(cost_curves("dyna", settings, rows, Sizes(4, 2, False, None))["flops"]).all()
+    assert np.isfinite(cost_curves("sac", settings, rows, Sizes(4, 2, False, None))["flops"]).all()
+
+
 def test_gradient_steps_of_learner_and_model_add_up():
     rows = [{"time/total_timesteps": 1, "train/n_updates": 5, "model/gradient_steps": 7, "model/steps": 11}]
     found = cost_curves("dyna", {"loop": {}, "agent": "DQN"}, rows, Sizes(4, 2, True, None))

@@ -50,7 +50,7 @@ def test_a_half_written_line_is_left_out_and_told(tmp_path):
     assert any("sac on Pendulum-v1, seed 0: the last line" in text for text in results.warnings)
 
 
-@pytest.mark.parametrize("damage", ["line", "config", "order", "none", "settings"])
+@pytest.mark.parametrize("damage", ["line", "config", "order", "none", "settings", "setting"])
 def test_a_run_that_cannot_be_read_is_a_failure_with_a_reason(tmp_path, damage):
     good, bad = write_run(tmp_path, "sac", 0, [1.0]), write_run(tmp_path, "sac", 1, [1.0, 2.0])
     lines = (bad / METRICS).read_text().splitlines()
@@ -64,7 +64,11 @@ def test_a_run_that_cannot_be_read_is_a_failure_with_a_reason(tmp_path, damage):
         (bad / METRICS).unlink()
     else:
         content = json.loads((bad / CONFIG).read_text())
-        del content["sha256"], content["config"]["loop"]
+        del content["sha256"]
+        if damage == "settings":
+            del content["config"]["loop"]
+        else:
+            del content["config"]["loop"]["batch_size"]
         (bad / CONFIG).write_text(seal(content))
     results = read_results([("sac", good), ("sac", bad)])
     assert [outcome.seed for outcome in results.outcomes] == [0]

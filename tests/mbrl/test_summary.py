@@ -151,6 +151,13 @@ def test_overlapping_intervals_are_undecided(tmp_path):
     assert "90% of the way" in summary.tasks[0].threshold_source
 
 
+def test_a_model_that_does_worse_is_not_worth_it(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-900 - seed])) for seed in range(5)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-200 - seed])) for seed in range(5)]
+    answers = summarise(read_results(cells), budgets={TASK: 100}).answers
+    assert all(answer.decided and answer.answer.startswith("No: ") for answer in answers)
+
+
 def test_one_run_has_no_interval_and_decides_nothing(tmp_path):
     cells = [("mbpo", write_run(tmp_path, "mbpo", 0, [-200])), ("sac", write_run(tmp_path, "sac", 0, [-900]))]
     summary = summarise(read_results(cells), budgets={TASK: 100})
