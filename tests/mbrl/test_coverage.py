@@ -14,6 +14,7 @@ def test_ten_seeds_cover_within_two_points_of_95_percent_on_every_shape():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 def test_ten_seeds_cover_within_two_points_over_several_tasks_2_000_times():
     for tasks in (2, 4):
         found = simulate(10, tasks, "iqm", studies=2_000, seed=7)
@@ -29,6 +30,7 @@ def test_the_printed_coverage_is_what_is_simulated(n):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize(("statistic", "tasks"), list(COVERAGE))
 def test_all_printed_coverages_are_what_is_simulated(statistic, tasks):
     for n in range(2, MOST + 1):
