@@ -17,7 +17,7 @@ from mbrl.experiments.cost_curves import first_reached
 from mbrl.experiments.findings import Aggregate, Answer, AtBudget, Cost, Detectable, Estimate, TaskInfo
 from mbrl.experiments.results import Outcome
 
-UNITS = {"steps": "real steps", "minutes": "minutes", "flops": "floating-point operations"}
+UNITS = {"steps": "real steps", "cpu_minutes": "CPU minutes", "flops": "floating-point operations"}
 """Costs that are asked about."""
 
 
@@ -96,9 +96,9 @@ def _at_budget(
 
 def _minutes(task: TaskInfo, pair: _Pair, costs: Sequence[Cost]) -> str:
     """What the two took, as a clause."""
-    here = {row.label: row.median for row in costs if row.env_id == task.env_id and row.axis == "minutes"}
+    here = {row.label: row.median for row in costs if row.env_id == task.env_id and row.axis == "cpu_minutes"}
     model, free = here.get(pair.model), here.get(pair.free)
-    return "" if model is None or free is None else f"; that took {_number(model)} minutes against {_number(free)}"
+    return "" if model is None or free is None else f"; that took {_number(model)} CPU minutes against {_number(free)}"
 
 
 def _to_threshold(comparison: Comparison, task: TaskInfo, axis: str) -> Answer | None:

@@ -109,6 +109,7 @@ def cost_curves(
     return {
         "steps": steps,
         "minutes": _column(rows, ("time/wall_clock",)) / 60,
+        "cpu_minutes": _column(rows, ("time/cpu_seconds",)) / 60,
         "gradient_steps": _column(rows, GRADIENT_STEPS),
         "model_steps": _column(rows, MODEL_STEPS, default=0.0),
         "flops": _flops(algo, settings, rows, sizes),

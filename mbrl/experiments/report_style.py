@@ -13,7 +13,8 @@ from mbrl.experiments.results import COSTS
 
 AXES = {
     "steps": "real environment steps",
-    "minutes": "wall-clock minutes",
+    "minutes": "wall-clock minutes, with evaluations",
+    "cpu_minutes": "CPU minutes, without evaluations",
     "gradient_steps": "gradient steps",
     "model_steps": "steps in a learned model",
     "flops": "floating-point operations of networks",
@@ -22,12 +23,13 @@ AXES = {
 SHORT = {
     "steps": "real steps",
     "minutes": "minutes",
+    "cpu_minutes": "CPU minutes",
     "gradient_steps": "gradient steps",
     "model_steps": "model steps",
     "flops": "FLOPs",
 }
 """The same in a few letters."""
-TIMED = frozenset({"minutes"})
+TIMED = frozenset({"minutes", "cpu_minutes"})
 """Axes that come out different whenever the same seeds run again."""
 MINUS, NOTHING = "\u2212", "\u2013"
 """A minus as wide as a plus; and what stands where there is nothing."""

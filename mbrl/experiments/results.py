@@ -34,9 +34,10 @@ from mbrl.experiments.costs import Sizes, cost_curves
 from mbrl.experiments.provenance import unseal
 from mbrl.experiments.run import METRICS, STEP, Run
 
-COSTS = ("steps", "minutes", "gradient_steps", "model_steps", "flops")
-"""What a run costs: real environment steps, wall-clock minutes, gradient steps of learner and model together, steps in
-a learned model, and floating-point operations of networks (see `mbrl.experiments.costs`)."""
+COSTS = ("steps", "minutes", "cpu_minutes", "gradient_steps", "model_steps", "flops")
+"""What a run costs: real environment steps, wall-clock minutes with evaluations, minutes of the processor without,
+gradient steps of learner and model together, steps in a learned model, and floating-point operations of networks (see
+`mbrl.experiments.costs`)."""
 FINAL = "evaluation.json"
 """The final evaluation in a run directory."""
 MODEL_BASED = frozenset({"pets", "dyna", "mbpo", "mopo", "combo", "mobile"})

@@ -216,7 +216,7 @@ class Protocol(BaseCallback):
         optimizer = model.policy.optimizer if on_policy else model.critic.optimizer
         optimizer.register_step_post_hook(self._count)
         self._round = self._config.num_envs * _steps_per_round(model)
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
 
     def _count(self, *_: Any) -> None:
         self._steps += 1
@@ -253,11 +253,15 @@ class Protocol(BaseCallback):
     def _evaluate_due(self) -> None:
         if self._due:
             steps, self._due = self._due, 0
-            self._log(steps, self._evaluate(steps))
+            started = time.process_time()
+            row = self._evaluate(steps)
+            self._cpu_started += time.process_time() - started  # an evaluation costs the run nothing
+            self._log(steps, row)
 
     def _log(self, steps: int, row: Mapping[str, float]) -> None:
-        x = {"time/total_timesteps": steps, "train/n_updates": self.updates, "time/wall_clock": self.seconds}
-        self._recorder.log({**x, **row})
+        cpu = time.process_time() - self._cpu_started
+        spent = {"time/wall_clock": self.seconds, "time/cpu_seconds": cpu}
+        self._recorder.log({"time/total_timesteps": steps, "train/n_updates": self.updates, **spent, **row})
 
 
 def learn(model: BaseAlgorithm, protocol: Protocol, config: SB3Config, seed: int) -> int:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -35,13 +37,16 @@ class Counters:
     """Steps taken in the model."""
     seconds: float = 0.0
     """Of wall-clock before the present process."""
+    cpu_seconds: float = 0.0
+    """Of the processor before the present process, without evaluations."""
 
 
 class Counts(Protocol):
-    """A dataclass of numbers with at least these two."""
+    """A dataclass of numbers with at least these."""
 
     steps: int
     seconds: float
+    cpu_seconds: float
 
 
 class Part(Protocol):
@@ -79,7 +84,7 @@ class Bookkeeping(Generic[Count]):
     ) -> None:
         self.count, self.recorder = count, recorder
         self._seed, self._columns, self._parts, self._settings = seed, columns, parts, _plain(settings)
-        self._started = time.perf_counter()
+        self.begin()
 
     def restore(self) -> Checkpoint | None:
         """Put the checkpoint that there is into counters and parts; None where there is none.
@@ -98,7 +103,7 @@ class Bookkeeping(Generic[Count]):
                 f"settings: expected those of the checkpoint, got others ({describe(changed)}): the results would be "
                 "those of neither; start a new run, or accept the changes (mbrl resume RUN --accept-changes)"
             )
-        for name, value in meta["counters"].items():
+        for name, value in {"cpu_seconds": math.nan, **meta["counters"]}.items():  # unknown to older checkpoints
             setattr(self.count, name, value)
         for name, held in self._parts.items():
             try:
@@ -114,7 +119,18 @@ class Bookkeeping(Generic[Count]):
 
     def begin(self) -> None:
         """Time counts from here: what was made ready before does not."""
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
+
+    @contextlib.contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What runs inside, an evaluation, costs the run no processor time."""
+        started = time.process_time()
+        yield
+        self._cpu_started += time.process_time() - started
+
+    def cpu_seconds(self) -> float:
+        """Of the processor, in all threads of this process: those of the whole run so far, without evaluations."""
+        return self.count.cpu_seconds + time.process_time() - self._cpu_started
 
     def seconds(self) -> float:
         """Wall-clock of the whole run so far, that before a resume included."""
@@ -123,7 +139,8 @@ class Bookkeeping(Generic[Count]):
     def x(self) -> dict[str, float]:
         """What stands in every row of metrics: real steps, and what they have cost so far."""
         counters = {metric: getattr(self.count, name) for metric, name in self._columns.items()}
-        return {"time/total_timesteps": self.count.steps, **counters, "time/wall_clock": self.seconds()}
+        spent = {"time/wall_clock": self.seconds(), "time/cpu_seconds": self.cpu_seconds()}
+        return {"time/total_timesteps": self.count.steps, **counters, **spent}
 
     def log(self, row: Mapping[str, float]) -> None:
         """Log metrics with the x axis."""
@@ -140,7 +157,8 @@ class Bookkeeping(Generic[Count]):
         held = dict(tensors or {})
         for name, one in self._parts.items():
             held |= {f"{name}/{key}": value for key, value in one.state_dict().items()}
-        counters = asdict(self.count) | {"seconds": self.seconds()}  # type: ignore[call-overload]
+        spent = {"seconds": self.seconds(), "cpu_seconds": self.cpu_seconds()}
+        counters = asdict(self.count) | spent  # type: ignore[call-overload]
         self.recorder.save(number, held, {"seed": self._seed, "settings": self._settings, **more, "counters": counters})
 
 

@@ -171,7 +171,9 @@ class Loop(Generic[Count]):
     def evaluate(self, policy: Any) -> None:
         """Evaluate the policy where that is due."""
         if self._evaluate is not None and self.crossed(self.config.eval_every):
-            self.log(self._evaluate(policy, self.count.steps))
+            with self._books.uncounted():
+                row = self._evaluate(policy, self.count.steps)
+            self.log(row)
 
     def checkpoint(self) -> None:
         """Save where that is due: every so many steps, at the end, and where `stop` says that it is one."""

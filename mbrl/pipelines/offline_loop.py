@@ -131,7 +131,9 @@ class OfflineLoop(Generic[Count]):
         """Evaluate the policy where that is due: every so many updates, and after the last."""
         every, ends = self.config.eval_every, self.count.updates >= self.config.total_updates
         if self._evaluate is not None and every > 0 and (ends or self.crossed(every)):
-            self.log(self._evaluate(policy, self.count.updates))
+            with self._books.uncounted():
+                row = self._evaluate(policy, self.count.updates)
+            self.log(row)
 
     def checkpoint(self) -> None:
         """End the round: save where that is due, at the end, and where `stop` says that it is one."""

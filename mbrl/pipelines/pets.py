@@ -63,6 +63,7 @@ class Counters:
     fitted_rows: int = 0
     random_rows: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 def train_pets(

@@ -30,6 +30,7 @@ def write_run(
     run = Run.create(root, env_id, algo, seed, settings)
     for number, ret in enumerate(returns, start=1):
         spent = {"train/n_updates": 10 * number, "time/wall_clock": 60 * minutes * number}
+        spent["time/cpu_seconds"] = 0.8 * spent["time/wall_clock"]
         if algo == "mbpo":
             spent |= {"model/steps": 1000 * number, "model/gradient_steps": 5 * number}
         run.log({"time/total_timesteps": every * number - 1, "rollout/ep_rew_mean": 0.0})

@@ -18,7 +18,8 @@ class Memory:
 
     def log(self, row: Mapping[str, float]) -> None:
         timing = {
-            f"time/{name}" for name in ("wall_clock", "fps", "updates_per_second", "fit_seconds", "rollout_seconds")
+            f"time/{name}"
+            for name in ("wall_clock", "cpu_seconds", "fps", "updates_per_second", "fit_seconds", "rollout_seconds")
         }
         self.rows.append({key: value for key, value in row.items() if key not in timing})
 

@@ -168,10 +168,10 @@ def test_a_rollout_and_a_fit_of_mbpo():
 
 def test_what_is_not_known_is_not_zero():
     nothing = Sizes(4, 2, True, None)
-    rows = [{"time/total_timesteps": 10, "time/wall_clock": 30.0, "train/n_updates": 5}]
+    rows = [{"time/total_timesteps": 10, "time/wall_clock": 30.0, "time/cpu_seconds": 15.0, "train/n_updates": 5}]
     found = cost_curves("dqn", {"loop": {"batch_size": 8}, "agent": "DQN", "learner": {"hidden": [8]}}, rows, nothing)
     assert np.isnan(found["flops"]).all()
-    assert found["minutes"] == [0.5]
+    assert (found["minutes"], found["cpu_minutes"]) == ([0.5], [0.25])
     assert found["gradient_steps"] == [5]
     assert found["model_steps"] == [0]
     assert np.isnan(cost_curves("sb3-trpo", {"sb3": {"hyperparameters": {}}}, rows, nothing)["flops"]).all()

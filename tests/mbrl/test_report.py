@@ -27,7 +27,7 @@ from mbrl.experiments.markup import Markup, el, verbatim
 from mbrl.experiments.report import write_report
 from mbrl.experiments.report_csv import write_csv
 from mbrl.experiments.report_html import page
-from mbrl.experiments.report_style import Style, linear_ticks, log_ticks, number, share, tick
+from mbrl.experiments.report_style import TIMED, Style, linear_ticks, log_ticks, number, share, tick
 from tests.mbrl.report_cases import ENTRIES, TASKS, invented_gaps, invented_summary, reduced
 
 STUDY = {"name": "small", "command": "mbrl compare --study small"}
@@ -233,7 +233,10 @@ def test_the_page_shows_what_was_found(summary: Summary) -> None:
 def test_every_chart_is_there_for_every_axis(summary: Summary) -> None:
     parsed = Reader(page(summary))
     series = [attrs["data-label"] for _, attrs in parsed.elements if "series" in (attrs.get("class") or "").split()]
-    tasks, known = len(TASKS), {"steps": 5, "minutes": 5, "gradient_steps": 5, "model_steps": 2, "flops": 4}
+    tasks, known = (
+        len(TASKS),
+        {"steps": 5, "minutes": 5, "cpu_minutes": 5, "gradient_steps": 5, "model_steps": 2, "flops": 4},
+    )
     assert len(series) == 2 * tasks * sum(known.values()) + len(ENTRIES)  # two ranges, and the profiles
     assert "sac, sb3-ppo and sb3-sac: no model steps." in parsed.text
     assert "sb3-ppo: FLOPs not known, or no run got to the budget." in parsed.text
@@ -355,11 +358,16 @@ def test_what_the_clock_decides_is_apart(summary: Summary, tmp_path: Path) -> No
     """Another machine is slower and has its runs elsewhere: csv/ stays as it was."""
     slower = replace(
         summary,
-        curves=tuple(replace(c, x=tuple(2 * x for x in c.x)) if c.axis == "minutes" else c for c in summary.curves),
-        costs=tuple(replace(c, median=1.0) if c.axis == "minutes" else c for c in summary.costs),
-        thresholds=tuple(replace(t, median=1.0) if t.axis == "minutes" else t for t in summary.thresholds),
+        curves=tuple(replace(c, x=tuple(2 * x for x in c.x)) if c.axis in TIMED else c for c in summary.curves),
+        costs=tuple(replace(c, median=1.0) if c.axis in TIMED else c for c in summary.costs),
+        thresholds=tuple(replace(t, median=1.0) if t.axis in TIMED else t for t in summary.thresholds),
         runs=tuple(
-            replace(r, path="/x", commit="c", costs={**r.costs, "minutes": tuple(2 * x for x in r.costs["minutes"])})
+            replace(
+                r,
+                path="/x",
+                commit="c",
+                costs={k: tuple((1 + (k in TIMED)) * x for x in v) for k, v in r.costs.items()},
+            )
             for r in summary.runs
         ),
     )

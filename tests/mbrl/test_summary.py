@@ -115,7 +115,7 @@ def test_answers_say_what_the_numbers_say(summary):
     worth, steps, minutes, flops = summary.answers
     assert worth.decided
     assert worth.answer.startswith("Yes: at 300 real steps mbpo, the best with a model, has a return of -220 (")
-    assert "15 minutes against 1.5" in worth.answer
+    assert "12 CPU minutes against 1.2" in worth.answer
     assert steps.decided
     assert steps.answer.startswith("Yes: 5 of 5 runs of mbpo got there, the median after 300 real steps; 5 of 5")
     assert minutes.decided
@@ -225,7 +225,7 @@ def test_unknown_operations_have_no_curve(tmp_path):
     path = write_run(tmp_path, "sac", 0, [-700], env_id="CartPole-v1")
     summary = summarise(read_results([("sac", path)]), budgets={"CartPole-v1": 100})
     assert find(summary.costs, axis="flops").median is None
-    assert {curve.axis for curve in summary.curves} == {"steps", "minutes", "gradient_steps"}
+    assert {curve.axis for curve in summary.curves} == {"steps", "minutes", "cpu_minutes", "gradient_steps"}
     assert any("nothing is better than random actions" in text for text in summary.warnings)
     assert math.isnan(summary.at_budget[0].score.value)
 
