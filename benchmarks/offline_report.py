@@ -14,6 +14,7 @@ from scipy import stats
 from benchmarks.offline import METHODS
 from benchmarks.report import RESULTS
 from mbrl.experiments.scores import LAST
+from mbrl.pipelines.bookkeeping import differences
 
 Record = dict[str, Any]
 
@@ -57,11 +58,12 @@ def _newest() -> dict[tuple[str, int], Record]:
     """
     records = [json.loads(line) for line in (RESULTS / "offline.jsonl").read_text().splitlines()]
     newest = {(record["experiment"], record["seed"]): record for record in records}
-    settings: dict[str, str] = {}
+    settings: dict[str, dict[str, Any]] = {}
     for (experiment, seed), record in newest.items():
-        loop = {key: value for key, value in record["settings"]["loop"].items() if key != "model_seed"}
-        text = json.dumps([loop, record["settings"]["learner"], record["dataset"]])
-        if settings.setdefault(experiment, text) != text:
+        given = record["settings"]
+        now = {**given["loop"], **given["learner"], **record["dataset"]}
+        now.pop("model_seed", None)
+        if differences(settings.setdefault(experiment, now), now):  # what only newer lines know had its default before
             raise ValueError(f"{experiment}: expected the same settings and data for all seeds, seed {seed} has others")
     return newest
 
