@@ -92,7 +92,7 @@ _SMALL = PETSConfig(
     iterations=3,
     particles=5,
 )
-"""Fits one CPU core: about 20 ms a plan."""
+"""Fits one CPU core: tens of milliseconds a plan."""
 
 PRESETS: dict[str, PETSConfig] = {
     "mbrl/CartPoleSwingUp-v0": replace(
