@@ -126,6 +126,9 @@ def resume(
 ) -> int:
     """Go on with a run from its newest checkpoint: to the same numbers, bit for bit, as if it had not stopped.
 
+    Runs of stable-baselines3 (sb3-...) that were interrupted start anew: that library does not store all they are made
+    of. They come to the same numbers, too.
+
     Args:
         run: Run directory.
         minutes: Stop after about as many, with a checkpoint.

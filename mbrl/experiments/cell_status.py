@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,8 @@ from mbrl.experiments.study import Cell, Study, study_record
 
 FORMAT = 1
 FILE = "study.json"
+LOCK = ".study.lock"
+"""Held by the command that writes it."""
 State = Literal["waiting", "running", "elsewhere", "done", "failed"]
 
 
@@ -53,6 +56,7 @@ class CellStatus:
     losses: int = 0
     """How often its worker was lost since then."""
     _offset: int = 0
+    _inode: int = 0
 
     def read(self) -> None:
         """Take up what the run has logged since it was read last; damaged lines are left to the report."""
@@ -61,8 +65,10 @@ class CellStatus:
         file = self.path / METRICS
         if not file.exists():
             return
-        if file.stat().st_size < self._offset:  # cut back to a checkpoint
+        found = file.stat()
+        if found.st_size < self._offset or found.st_ino != self._inode:  # cut back to a checkpoint, or another file
             self._offset = self.steps = 0
+        self._inode = found.st_ino
         with file.open("rb") as opened:
             opened.seek(self._offset)
             new = opened.read()
@@ -85,7 +91,7 @@ class CellStatus:
 
     @property
     def reason(self) -> str:
-        """Why the last attempt failed."""
+        """Why the last attempt failed, or what it could not do."""
         return self.attempts[-1].reason if self.attempts else ""
 
 
@@ -149,19 +155,21 @@ def record(
 
 def write_record(content: dict[str, Any], out: Path) -> Path:
     """Write study.json, in place of the one before."""
-    file, staged = out / FILE, out / f".{FILE}"
+    file, staged = out / FILE, out / f".{FILE}-{os.getpid()}"
     staged.write_text(json.dumps(content, indent=1) + "\n")
     staged.replace(file)
     return file
 
 
 def earlier_attempts(out: Path) -> dict[str, list[Attempt]]:
-    """Attempts by run directory, from the study.json of a comparison that ended or was killed; none where it is not
-    readable."""
+    """Attempts by absolute run directory, from the study.json of a comparison that ended or was killed.
+
+    There are none where it is not readable.
+    """
     try:
         content = json.loads((out / FILE).read_text())
         return {
-            cell["path"]: [Attempt(**attempt) for attempt in cell["attempts"]]
+            str(Path(cell["path"]).resolve()): [Attempt(**attempt) for attempt in cell["attempts"]]
             for cell in content["cells"]
             if cell["path"]
         }

@@ -28,6 +28,10 @@ FOLDER, TENSORS, MANIFEST = "checkpoints", "tensors.safetensors", "manifest.json
 STAGING = ".staging-"
 
 
+class DamagedError(ValueError):
+    """No checkpoint of a run is whole."""
+
+
 def save_checkpoint(run_path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, step: int) -> Path:
     """Write a checkpoint and return its directory; older ones than the newest two are removed.
 
@@ -65,7 +69,7 @@ def load_checkpoint(run_path: str | Path) -> tuple[dict[str, Tensor], dict[str, 
     """Tensors (on the CPU) and `meta` of the newest checkpoint that is whole.
 
     A damaged one is passed over with a warning that names it. Raises ValueError where there is none, where all are
-    damaged, and where the newest was written by a newer version.
+    damaged (`DamagedError`), and where the newest was written by a newer version.
     """
     paths = checkpoints(run_path)
     if not paths:
@@ -83,7 +87,7 @@ def load_checkpoint(run_path: str | Path) -> tuple[dict[str, Tensor], dict[str, 
         for damage_text in damages:
             warnings.warn(f"passing over a damaged checkpoint, {damage_text}; using {path.name}", stacklevel=2)
         return tensors, meta
-    raise ValueError(
+    raise DamagedError(
         "run: every checkpoint is damaged, so the run cannot go on; restore one from a copy or start again with "
         "`mbrl train`.\n  " + "\n  ".join(damages)
     )
@@ -93,6 +97,11 @@ def checkpoints(run_path: str | Path) -> list[Path]:
     """The checkpoint directories of a run, newest first, whole or not."""
     found = (path for path in (Path(run_path) / FOLDER).glob("*-step*") if path.name.split("-")[0].isdigit())
     return sorted(found, key=_serial, reverse=True)
+
+
+def newest_whole(run_path: str | Path) -> Path | None:
+    """The directory of the checkpoint that `load_checkpoint` reads; None where none is whole."""
+    return next((path for path in checkpoints(run_path) if _is_whole(path)), None)
 
 
 class _Damaged(Exception):

@@ -99,6 +99,8 @@ def total(statuses: Sequence[CellStatus], parallel: int) -> str:
     counts = {state: sum(status.state == state for status in statuses) for state in ("running", "elsewhere", "failed")}
     done = sum(status.state == "done" for status in statuses)
     parts = [f"{done} of {len(statuses)} runs done"]
+    queued = max(0, counts["running"] - parallel)  # tasks of a cluster that wait there
+    counts = {**counts, "running": counts["running"] - queued, "queued": queued}
     parts += [f"{count} {state}" for state, count in counts.items() if count]
     again = sum(status.failures + status.losses > 0 and status.state == "running" for status in statuses)
     parts += [f"{again} of them again"] if again else []

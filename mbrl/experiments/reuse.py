@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from typing import Any
 from mbrl.experiments.final_evaluation import read_final
 from mbrl.experiments.run import CONFIG, STEP, Run, read_metrics
 from mbrl.experiments.study import Cell, cell_settings
+from mbrl.pipelines.bookkeeping import describe, differences
+
+SHOWN = 3
+"""Settings that a note names."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,31 @@ def wanted_configs(cells: Iterable[Cell]) -> dict[Cell, dict[str, Any]]:
     return wanted
 
 
+def check_configs(wanted: dict[Cell, dict[str, Any]]) -> None:
+    """Check what only whole settings show.
+
+    Raises:
+        ValueError: two algorithms would have the same runs, or environments that are stepped together do not come to
+            the budget and the evaluations exactly.
+    """
+    seen: dict[tuple[str, str, int, str], Cell] = {}
+    for cell, config in wanted.items():
+        key = cell.entry.algorithm, cell.task.env_id, cell.seed, json.dumps(config, sort_keys=True)
+        other = seen.setdefault(key, cell)
+        if other != cell:
+            raise ValueError(
+                f"algorithms: expected different ones, got {other.entry.label!r} and {cell.entry.label!r}, whose "
+                f"settings on {cell.task.env_id} are equal; leave one out"
+            )
+        together = max((part.get("num_envs", 1) for part in config.values() if isinstance(part, dict)), default=1)
+        for name, steps in (("total_timesteps", cell.task.budget), ("eval_every", cell.eval_every)):
+            if steps % together:
+                raise ValueError(
+                    f"{name}: expected a multiple of {together}, for {cell.entry.label} steps as many environments "
+                    f"together on {cell.task.env_id}, and algorithms are compared after equally many steps; got {steps}"
+                )
+
+
 def find_runs(root: Path, wanted: dict[Cell, dict[str, Any]]) -> Found:
     """Look for the runs of cells among the run directories in `root`.
 
@@ -77,6 +107,7 @@ def find_runs(root: Path, wanted: dict[Cell, dict[str, Any]]) -> Found:
     for cell in wanted:
         cells.setdefault((cell.entry.algorithm, cell.task.env_id, cell.seed), []).append(cell)
     fitting: dict[Cell, list[Path]] = {}
+    others: dict[Cell, list[Run]] = {}
     notes = []
     for file in sorted(root.glob(f"*/{CONFIG}")):
         try:
@@ -84,24 +115,45 @@ def find_runs(root: Path, wanted: dict[Cell, dict[str, Any]]) -> Found:
         except ValueError as error:
             notes.append(str(error))
             continue
-        for cell in cells.get((run.algo, run.env_id, run.seed), []):
-            if run.config != wanted[cell]:
-                continue
+        similar = cells.get((run.algo, run.env_id, run.seed), [])
+        same = [cell for cell in similar if run.config == wanted[cell]]
+        for cell in similar if not same else []:
+            others.setdefault(cell, []).append(run)
+        for cell in same:
             if "changes" in run.header:
                 notes.append(f"{run.path} began with other settings than it has now, and is not used for {cell}")
             else:
                 fitting.setdefault(cell, []).append(run.path)
     paths = {}
     for cell, candidates in fitting.items():
-        best, *others = sorted(candidates, key=_worth)
+        best, *rest = sorted(candidates, key=_worth)
         paths[cell] = best
-        notes += [f"{other} is a second run of {cell}, and is not used" for other in others]
+        notes += [f"{other} is a second run of {cell}, and is not used" for other in rest]
+    notes += [_other_settings(cell, runs, wanted[cell]) for cell, runs in others.items() if cell not in paths]
     return Found(paths, tuple(notes))
 
 
 def steps_of(path: Path) -> int:
     """How many real steps a run directory's metrics have come to."""
     return max((int(row.get(STEP, 0)) for row in read_metrics(path)), default=0)
+
+
+def _other_settings(cell: Cell, runs: list[Run], config: dict[str, Any]) -> str:
+    """Why runs of a cell's algorithm, environment and seed are not its own."""
+    flat = _flat(runs[0].config), _flat(config)
+    missing = {name: (flat[0].get(name), flat[1].get(name)) for name in sorted(flat[0].keys() ^ flat[1].keys())}
+    found = {**differences(*flat), **missing}
+    shown = describe(dict(list(found.items())[:SHOWN])) + (", ..." if len(found) > SHOWN else "")
+    more = f", and {len(runs) - 1} more have others, too" if len(runs) > 1 else ""
+    return f"{runs[0].path} has other settings than {cell} wants ({shown}), and is not used{more}"
+
+
+def _flat(config: Any, name: str = "") -> dict[str, Any]:
+    """Settings by their path, such as loop.lr."""
+    if not isinstance(config, dict) or not config:
+        return {name: config}
+    inner = (_flat(value, f"{name}.{key}" if name else key) for key, value in config.items())
+    return {key: value for part in inner for key, value in part.items()}
 
 
 def _worth(path: Path) -> tuple[bool, int, str]:

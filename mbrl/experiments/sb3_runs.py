@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 
 from mbrl.experiments.agent_runs import closing, environment
-from mbrl.experiments.checkpoint import FOLDER, checkpoints, load_checkpoint
+from mbrl.experiments.checkpoint import FOLDER, DamagedError, checkpoints, load_checkpoint
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.recorder import RunRecorder
@@ -104,10 +104,13 @@ def _seed(seed: int) -> int:
 
 
 def _finished(run: Run, config: SB3Config) -> int | None:
-    """The steps of a run that is at its end; None where it is not, or where its settings are others by now."""
+    """The steps of a run that is at its end; None where it is not, is damaged, or has other settings by now."""
     if not checkpoints(run.path):
         return None
-    _, meta = load_checkpoint(run.path)
+    try:
+        _, meta = load_checkpoint(run.path)
+    except DamagedError:
+        return None
     steps = int(meta["counters"]["steps"])
     return steps if steps >= config.total_timesteps and meta["settings"] == run.config["sb3"] else None
 

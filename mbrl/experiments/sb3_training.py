@@ -239,7 +239,7 @@ class Protocol(BaseCallback):
             self._due = steps
             if not learns_now:
                 self._evaluate_due()
-        if self._stop is not None and self._stop():
+        if self._stop is not None and steps < config.total_timesteps and self._stop():
             return False
         # The round that the last step completes is still learned from; a round that it cuts short is not.
         return learns_now or steps < config.total_timesteps

@@ -56,6 +56,7 @@ def test_events_say_what_has_become_of_a_run():
     failed.state, failed.failures = "running", 1
     assert event(failed).startswith("again: pets")
     assert "2 running, 1 of them again" in total([done, running, failed], 2)
+    assert "1 running, 1 queued" in total([done, running, failed], 1)  # on a cluster
 
 
 def test_without_a_terminal_there_are_plain_lines_once_each():
@@ -106,6 +107,11 @@ def test_metrics_are_read_as_they_grow_and_after_they_were_cut_back(tmp_path: Pa
     file.write_text(json.dumps(rows[0]) + "\n")
     watched.read()
     assert watched.steps == 100
+    other = tmp_path / "restored"  # from a copy, and as long
+    other.write_text(json.dumps({**rows[0], "eval/mean_reward": -300}) + "\n")
+    other.rename(file)
+    watched.read()
+    assert watched.ret == -300
 
 
 def test_durations_are_for_people():

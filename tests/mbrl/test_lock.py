@@ -1,13 +1,16 @@
 """The lock of a run directory: one process at a time, reentrant within it, open again when its holder is killed."""
 
+import fcntl
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from mbrl.experiments import runs
-from mbrl.experiments.lock import BusyError, is_locked, locked
+from mbrl.experiments.lock import LOCK, BusyError, is_locked, locked
 from mbrl.experiments.run import Run
 
 HOLD = """
@@ -40,6 +43,22 @@ def test_a_second_process_is_refused_until_the_first_is_killed(tmp_path):
         assert not is_locked(tmp_path)  # by another process
     with holder(tmp_path) as process:  # it was given back
         process.kill()
+
+
+def test_to_look_changes_nothing_and_disturbs_nobody(tmp_path):
+    assert not is_locked(tmp_path)
+    assert not (tmp_path / LOCK).exists()
+    with locked(tmp_path):
+        pass
+    before = (tmp_path / LOCK).read_bytes()
+    assert not is_locked(tmp_path)
+    assert (tmp_path / LOCK).read_bytes() == before
+    with (tmp_path / LOCK).open("rb") as looking:  # as another process does for a moment
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        started = time.monotonic()
+        with locked(tmp_path):
+            assert time.monotonic() - started > 0.05
 
 
 def test_a_run_that_another_process_trains_is_not_trained_twice(tmp_path):

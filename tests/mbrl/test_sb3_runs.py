@@ -217,6 +217,28 @@ def test_an_interrupted_run_starts_anew_and_a_finished_one_stays(trained, tmp_pa
     assert run.metrics_path.read_bytes() == before
 
 
+def test_a_stop_after_the_last_step_leaves_out_no_update(trained, tmp_path):
+    run = create_sb3_run(tmp_path, "InvertedPendulum-v5", "sb3-ppo", tiny("sb3-ppo"), seed=3)
+    asked: list[int] = []
+
+    def late() -> bool:
+        asked.append(1)
+        return len(asked) >= STEPS // 2  # two environments
+
+    assert train_sb3_run(run, stop=late, progress=False) == STEPS
+    assert rows(run) == rows(trained("sb3-ppo"))
+
+
+def test_a_run_whose_checkpoint_is_damaged_starts_anew(trained, tmp_path):
+    run = train(tmp_path, "sb3-a2c")
+    (tensors,) = run.path.glob("checkpoints/*/tensors.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="starts anew"):
+        assert train_sb3_run(run, progress=False) == STEPS
+    assert rows(run) == rows(trained("sb3-a2c"))
+    load_checkpoint(run.path)
+
+
 def test_the_end_is_exact_where_a_round_is_cut_short(tmp_path):
     run = train(tmp_path, "sb3-ppo", total_timesteps=40, eval_every=10)
     steps = [row["time/total_timesteps"] for row in run.metrics() if "eval/mean_reward" in row]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mbrl.cli import main
-from mbrl.experiments.reuse import create, find_runs, wanted_configs
+from mbrl.experiments.reuse import check_configs, create, find_runs, wanted_configs
 from mbrl.experiments.run import Run
 from mbrl.experiments.study import SMALL, SMOKE, Cell, Entry, Study, Task, cell_settings, cells, study_record
 from mbrl.pipelines.off_policy_presets import PRESETS
@@ -139,9 +139,36 @@ def test_runs_with_other_settings_and_broken_ones_are_no_cells(tmp_path):
     (broken / "config.json").write_text("{")
     found = find_runs(tmp_path, wanted)
     assert found.paths == {}
-    assert len(found.notes) == 2
+    assert len(found.notes) == 3
+    assert any(f"{other} has other settings than {cell} wants (loop.checkpoint_every: 17 -> " in x for x in found.notes)
     assert any("began with other settings" in note for note in found.notes)
     assert any("is damaged" in note for note in found.notes)
+
+
+def test_a_run_of_another_cell_is_no_note(tmp_path):
+    short, long = Cell(POLE, SAC, 0), Cell(POLE, replace(SAC, times=2), 0)
+    made = create(short, tmp_path).path
+    wanted = wanted_configs([short, long])
+    assert find_runs(tmp_path, wanted).notes == ()
+    (note,) = find_runs(tmp_path, {long: wanted[long]}).notes
+    assert note.startswith(f"{made} has other settings")
+    assert "loop.total_timesteps: 600 -> 1200" in note
+
+
+def test_two_names_of_the_same_settings_are_refused():
+    entries = Entry("dyna", "dyna"), Entry("dyna:sac", "dyna", "sac")
+    twice = Study("", (Task("Pendulum-v1", 1_000, 500, 1),), entries, (0,))
+    with pytest.raises(ValueError, match="'dyna' and 'dyna:sac', whose settings on Pendulum-v1 are equal"):
+        check_configs(wanted_configs(cells(twice)))
+    check_configs(wanted_configs(cells(replace(twice, entries=entries[:1]))))
+
+
+@pytest.mark.parametrize(("budget", "every", "name"), [(2_500, 500, "total_timesteps"), (2_000, 100, "eval_every")])
+def test_environments_that_are_stepped_together_come_to_the_budget_exactly(budget, every, name):
+    task = Task("CartPole-v1", budget, every, 1)
+    with pytest.raises(ValueError, match=f"{name}: expected a multiple of 8, for sb3-ppo steps"):
+        check_configs(wanted_configs([Cell(task, Entry("sb3-ppo", "sb3-ppo"), 0)]))
+    check_configs(wanted_configs([Cell(replace(task, budget=2_000, eval_every=200), Entry("p", "sb3-ppo"), 0)]))
 
 
 def test_of_two_runs_of_a_cell_the_one_further_on_is_taken(tmp_path):
