@@ -7,7 +7,7 @@ not; with several, proposals depend on which trials have ended first.
 
 Settings are proposed by the tree-structured Parzen estimator (Bergstra et al. 2011,
 https://papers.nips.cc/paper/4443), after ten at random; the median rule that ends trials is that of Golovin et al.
-(2017), https://research.google/pubs/pub46180.
+(2017), https://research.google/pubs/pub46180, but for what it compares, which is the score so far.
 """
 
 from __future__ import annotations
@@ -15,28 +15,24 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from mbrl.experiments.lock import locked
-from mbrl.experiments.ray_jobs import connect
 from mbrl.experiments.tune_space import Range, Value, as_choice, get, rounded
 from mbrl.experiments.tune_trial import (
     JOURNAL,
     STUDY,
-    TRIALS,
     Outcome,
     TuneStudy,
     open_storage,
     present_settings,
     preset_fits,
-    work,
 )
+from mbrl.experiments.tune_workers import Workers
 from mbrl.seeding import derive
 
 REASON = "reason"
@@ -53,18 +49,6 @@ class Row(NamedTuple):
     chosen: dict[str, Value]
     reason: str
     """Why it failed."""
-
-
-class Workers(Protocol):
-    """Where trials are worked on."""
-
-    jobs: int
-    """At once."""
-
-    def submit(self, folder: Path, number: int) -> Future[Outcome]: ...
-
-    def close(self) -> None:
-        """End what is going on."""
 
 
 def tune(
@@ -88,17 +72,16 @@ def tune(
 
     Raises:
         ValueError: the folder has another study, another process works on it (`BusyError`), or Optuna is not installed.
-        OSError: a worker was killed.
+        OSError: a worker could not do its work, because a disk is full, say.
     """
     if trials < 1:
         raise ValueError(f"trials: expected at least 1, got {trials}")
-    folder.mkdir(parents=True, exist_ok=True)
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _keep(study, folder)
         opened = _open(study, folder)
-        there = opened.get_trials(deepcopy=False)
-        stopped = [trial.number for trial in there if trial.state.name == "RUNNING"]
+        stopped = [row.number for row in rows(folder) if row.state == "running"]
         going: dict[Future[Outcome], int] = {}
         try:
             while True:
@@ -124,93 +107,12 @@ def rows(folder: Path) -> list[Row]:
             trial.number,
             names[trial.state.name],
             trial.value if trial.state.name != "FAIL" else None,
-            {name: rounded(value) for name, value in trial.params.items()},
+            trial.params,
             trial.user_attrs.get(REASON, ""),
         )
         for trial in found
         if trial.state.name in names
     ]
-
-
-class LocalWorkers:
-    """Processes on this machine, one torch thread each.
-
-    Raises:
-        ValueError: `jobs` is below 1.
-    """
-
-    def __init__(self, jobs: int) -> None:
-        if jobs < 1:
-            raise ValueError(f"jobs: expected at least 1, got {jobs}")
-        self.jobs = jobs
-        self._threads = ThreadPoolExecutor(jobs)
-        self._running: set[subprocess.Popen[bytes]] = set()
-
-    def submit(self, folder: Path, number: int) -> Future[Outcome]:
-        return self._threads.submit(self._work, folder, number)
-
-    def close(self) -> None:
-        for process in list(self._running):
-            process.kill()
-        self._threads.shutdown()
-
-    def _work(self, folder: Path, number: int) -> Outcome:
-        log = folder / TRIALS / f"{number:04d}" / "trial.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "mbrl.experiments.tune_trial", str(folder), str(number)]
-        with (
-            log.open("ab") as errors,
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,  # which closes when this process ends: then the trial does, too
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C is for this process, which ends the others
-            ) as process,
-        ):
-            self._running.add(process)
-            assert process.stdout is not None
-            said = process.stdout.read().decode().strip().splitlines()
-            status = process.wait()
-            self._running.discard(process)
-        if status:
-            raise OSError(f"trial {number} ended with status {status}, see {log}; the same command goes on with it")
-        return Outcome(*json.loads(said[-1]))
-
-
-class RayWorkers:
-    """Tasks on a Ray cluster, whose machines share the study's folder under one path. A lost task is done again, and
-    goes on from its checkpoint.
-
-    Args:
-        address: of the cluster; None: one is started on this machine.
-        jobs: at once; cores of a cluster that is started here.
-
-    Raises:
-        ValueError: Ray is not installed, there is no cluster at `address`, or `jobs` is below 1.
-    """
-
-    def __init__(self, address: str | None, jobs: int) -> None:
-        if jobs < 1:
-            raise ValueError(f"jobs: expected at least 1, got {jobs}")
-        self.jobs = jobs
-        self._ray: Any = connect(address, jobs=jobs)
-        self._task = self._ray.remote(num_cpus=1, max_retries=3)(_single_threaded)
-
-    def submit(self, folder: Path, number: int) -> Future[Outcome]:
-        future: Future[Outcome] = self._task.remote(folder.resolve(), number).future()
-        return future
-
-    def close(self) -> None:
-        self._ray.shutdown()
-
-
-def _single_threaded(folder: Path, number: int) -> Outcome:
-    import torch
-
-    torch.set_num_threads(1)
-    return work(folder, number)
 
 
 def _keep(study: TuneStudy, folder: Path) -> None:
@@ -232,20 +134,19 @@ def _keep(study: TuneStudy, folder: Path) -> None:
 
 
 def _open(study: TuneStudy, folder: Path) -> Any:
-    """The study in the journal, with the preset as its first trial where there is none yet."""
+    """The study in the journal."""
     _mend(folder / JOURNAL)
     storage = open_storage(folder)
     import optuna
 
-    opened = optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
-    if not opened.get_trials(deepcopy=False) and preset_fits(study):
-        preset = present_settings(study.algorithm, study.env_id, study.preset)
-        opened.enqueue_trial({span.name: as_choice(get(preset, span.name)) for span in study.space})
-    return opened
+    return optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
 
 
 def _mend(journal: Path) -> None:
-    """Cut off the unfinished line of a process that was killed, behind which nothing could be read."""
+    """Take away what a process that was killed left behind: its lock of the journal, which nobody else has while the
+    study is locked, and its unfinished line, behind which nothing could be read."""
+    for left in journal.parent.glob(f"{journal.name}.lock*"):
+        left.unlink(missing_ok=True)
     if journal.exists():
         data = journal.read_bytes()
         if not data.endswith(b"\n"):
@@ -258,15 +159,37 @@ def _next(opened: Any, study: TuneStudy, stopped: list[int], trials: int, end: f
         return None
     if stopped:
         return stopped.pop(0)
-    begun = sum(trial.state.name != "WAITING" for trial in opened.get_trials(deepcopy=False))
-    if begun >= trials:
+    number = len(opened.get_trials(deepcopy=False))
+    if number >= trials:
         return None
-    from optuna.samplers import TPESampler
+    from optuna.trial import TrialState, create_trial
 
-    # A sampler for each trial: what it proposes depends on the trials before, and on no stream that a kill cuts off.
-    opened.sampler = TPESampler(seed=derive(study.seed, "tune", begun) % 2**32)
-    number: int = opened.ask({span.name: _distribution(span) for span in study.space}).number
+    distributions = {span.name: _distribution(span) for span in study.space}
+    chosen = _preset(study) if number == 0 and preset_fits(study) else _proposed(opened, study, distributions)
+    # At once, in one line of the journal. `ask` takes a line for each setting, and a kill between two leaves half.
+    opened.add_trial(create_trial(state=TrialState.RUNNING, params=chosen, distributions=distributions))
     return number
+
+
+def _preset(study: TuneStudy) -> dict[str, Value]:
+    settings = present_settings(study.algorithm, study.env_id, study.preset)
+    return {span.name: as_choice(get(settings, span.name)) for span in study.space}
+
+
+def _proposed(opened: Any, study: TuneStudy, distributions: dict[str, Any]) -> dict[str, Value]:
+    """Settings of the next trial, asked of a copy of the study in memory.
+
+    The sampler is a new one for each trial: what it proposes depends on the trials before, and on no stream that a kill
+    cuts off.
+    """
+    import optuna
+
+    there = opened.get_trials(deepcopy=False)
+    sampler = optuna.samplers.TPESampler(seed=derive(study.seed, "tune", len(there)) % 2**32)
+    copy = optuna.create_study(direction="maximize", sampler=sampler)
+    copy.add_trials(there)
+    params = copy.ask(distributions).params
+    return {span.name: rounded(params[span.name], span) for span in study.space}
 
 
 def _distribution(span: Range) -> Any:

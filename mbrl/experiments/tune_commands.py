@@ -60,25 +60,35 @@ def tune(
         ray: Run trials as tasks on the Ray cluster at this address, or on one that is started here if none is given.
         out: Folder of the study; runs/tune__ENV__ALGORITHM by default.
     """
-    from mbrl.experiments import tune as tuning
+    from mbrl.experiments import tune_workers as places
     from mbrl.experiments.runs import check_minutes
-    from mbrl.experiments.tune_trial import preset_fits
+    from mbrl.experiments.tune import tune as search
 
     check_minutes(minutes)
     study = _study(algorithm, env_id, preset, space, total_timesteps, eval_every, eval_episodes, seeds, seed)
     folder = out or Path("runs") / f"tune__{env_id.replace('/', '-')}__{algorithm}"
+    _announce(study, folder)
+    workers = places.LocalWorkers(jobs) if ray is None else places.RayWorkers(ray[0] if ray else None, jobs)
+    try:
+        rows = search(study, folder, workers, trials=trials, minutes=minutes, say=_say)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return _conclude(study, rows)
+
+
+def _announce(study: TuneStudy, folder: Path) -> None:
+    from mbrl.experiments.tune_trial import preset_fits
+
     print(f"study: {folder}; stopped, the same command goes on", flush=True)
     for span in study.space:
         print(f"  {span}")
     if not preset_fits(study):
         print("no trial has the preset's settings, which lie outside these ranges", flush=True)
-    address = ray[0] if ray else None
-    workers = tuning.LocalWorkers(jobs) if ray is None else tuning.RayWorkers(address, jobs)
-    try:
-        rows = tuning.tune(study, folder, workers, trials=trials, minutes=minutes, say=_say)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+
+
+def _conclude(study: TuneStudy, rows: list[Row]) -> int:
+    """Print the table and what to do with it; returns the exit status."""
     print(table(rows))
     best = max((row for row in rows if row.state == "complete"), key=_score, default=None)
     if best is None:

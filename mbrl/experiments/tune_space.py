@@ -149,9 +149,20 @@ def put(settings: Settings, chosen: Mapping[str, Value]) -> dict[str, Any]:
     return changed
 
 
-def rounded(value: Value) -> Value:
-    """A chosen number to four significant digits: what stands in a table is what was trained with."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def rounded(value: Value, span: Range) -> Value:
+    """A proposed number of a range in few digits, so that it can be read and typed: four, or as many more as it takes
+    to move it by no more than a 10,000th of the range. It stays within the range."""
+    if span.choices or span.whole:
+        return value
+    assert span.low is not None
+    assert span.high is not None
+    scale = math.log if span.log else float
+    allowed = (scale(span.high) - scale(span.low)) / 10_000
+    for digits in range(4, 18):
+        near = min(max(float(f"{value:.{digits}g}"), span.low), span.high)
+        if abs(scale(near) - scale(float(value))) <= allowed:
+            return near
+    return value
 
 
 def as_choice(value: Any) -> Value:

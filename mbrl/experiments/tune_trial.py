@@ -2,13 +2,14 @@
 
 It trains the trial's settings with each seed, in run directories; what is there already is gone on with, so that a
 trial that was killed comes to the result that it would have come to. After every evaluation the score so far is
-reported, and the trial ends early where that is below the median of the others'.
+reported, and the trial ends early where that is below the median of the others' at the same step.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import threading
 import traceback
@@ -17,12 +18,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mbrl.experiments.tune_space import Range, Value, as_json, contains, from_json, get, put, rounded
+from mbrl.experiments.tune_space import Range, Value, as_json, contains, from_json, get, put
 
 EVALUATION = "eval/mean_reward"
 SCORED = 3
 """Last evaluations whose mean is a run's score: one alone is luck."""
 STUDY, JOURNAL, TRIALS = "tune.json", "journal.log", "trials"
+COMPLETE, COMPARED = 4, 3
+"""Trials that are complete, and those of them with a score at the same step, before one is ended early."""
 
 
 @dataclass(frozen=True)
@@ -109,33 +112,33 @@ def open_storage(folder: Path) -> Any:
     except ImportError:
         raise ValueError('tune: expected Optuna to be installed; pip install "mbrl-planners[tune]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-
-
-def pruner(study: TuneStudy) -> Any:
-    """Ends trials that are below the median of the earlier ones, once a third of the first run is done."""
-    from optuna.pruners import MedianPruner
-
-    return MedianPruner(n_startup_trials=4, n_warmup_steps=study.total_timesteps // 3, n_min_trials=3)
+    # Absolute: Optuna's lock is a link to the journal's name, and where that leads nowhere, the lock of a process that
+    # was killed is waited for without end.
+    return JournalStorage(JournalFileBackend(str(folder.resolve() / JOURNAL)))
 
 
 def work(folder: str | Path, number: int) -> Outcome:
-    """Do a trial, or go on with it; what goes wrong with its settings is an outcome too."""
+    """Do a trial, or go on with it; what goes wrong with its settings is an outcome too.
+
+    Raises:
+        OSError: the machine is at fault, not the settings: its disk is full, say.
+    """
     folder = Path(folder)
     study = TuneStudy.from_json(json.loads((folder / STUDY).read_text()))
     reports = _Reports(folder, study, number)
     scores: list[float] = []
     try:
-        chosen = {name: rounded(value) for name, value in reports.trial.params.items()}
         for seed in range(study.seeds):
             watch = _Watch(reports, scores, seed * study.total_timesteps)
-            watch.run = _train(folder / TRIALS / f"{number:04d}", study, chosen, seed, watch)
+            watch.run = _train(folder / TRIALS / f"{number:04d}", study, reports.trial.params, seed, watch)
             if watch.pruned:
                 return Outcome("pruned", watch.score)
             scores.append(watch.final())
-    except (ValueError, MemoryError) as error:  # settings that don't fit, or that training diverged with
+    except OSError:
+        raise
+    except Exception as error:  # settings that don't fit, or that training diverged with, or ran out of memory
         traceback.print_exc()
-        return Outcome("failed", reason=" ".join(f"{error}".split()))
+        return Outcome("failed", reason=" ".join((f"{error}" or type(error).__name__).split()))
     return Outcome("complete", sum(scores) / len(scores))
 
 
@@ -175,8 +178,9 @@ class _Reports:
     def __init__(self, folder: Path, study: TuneStudy, number: int) -> None:
         import optuna
 
-        self._storage, self._pruner = open_storage(folder), pruner(study)
+        self._storage = open_storage(folder)
         self._study = optuna.load_study(study_name=STUDY, storage=self._storage)
+        self._warm_up = study.total_timesteps // 3
         self._number = number
 
     @property
@@ -188,7 +192,14 @@ class _Reports:
         trial = self.trial
         if step not in trial.intermediate_values:
             self._storage.set_trial_intermediate_value(trial._trial_id, step, score)
-        return bool(self._pruner.prune(self._study, self.trial))
+        return step >= self._warm_up and self._lags(step, score)
+
+    def _lags(self, step: int, score: float) -> bool:
+        """Whether a score is below the median of the complete trials' at the same step. Optuna's `MedianPruner` would
+        compare the trial's best score so far, which one lucky evaluation keeps up."""
+        complete = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+        others = [trial.intermediate_values[step] for trial in complete if step in trial.intermediate_values]
+        return len(complete) >= COMPLETE and len(others) >= COMPARED and score < statistics.median(others)
 
 
 class _Watch:
@@ -215,9 +226,11 @@ class _Watch:
             return self.pruned
         self._size = size
         rows = self._evaluations()
-        if rows:
-            self.score = (sum(self._before) + _last(rows)) / (len(self._before) + 1)
-            self.pruned = self._reports.add(self._offset + int(rows[-1][STEP]), self.score)
+        for end, row in enumerate(rows, start=1):  # all: a kill may have come between an evaluation and its report
+            self.score = (sum(self._before) + _last(rows[:end])) / (len(self._before) + 1)
+            self.pruned = self._reports.add(self._offset + int(row[STEP]), self.score)
+            if self.pruned:
+                break
         return self.pruned
 
     def final(self) -> float:

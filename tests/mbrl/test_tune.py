@@ -1,6 +1,7 @@
 """`mbrl tune`: spaces, trials in run directories, pruning, and going on after a kill."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from mbrl.cli import main
+from mbrl.experiments import tune_trial, tune_workers
 from mbrl.experiments.run import Run, read_metrics
-from mbrl.experiments.tune import LocalWorkers, RayWorkers, rows, tune
+from mbrl.experiments.tune import rows, tune
 from mbrl.experiments.tune_commands import advice, table
-from mbrl.experiments.tune_space import Range, contains, default_space, first_choice, get, options, parse, put
+from mbrl.experiments.tune_space import Range, contains, default_space, first_choice, get, options, parse, put, rounded
 from mbrl.experiments.tune_trial import (
     JOURNAL,
     STUDY,
@@ -28,6 +30,7 @@ from mbrl.experiments.tune_trial import (
     preset_fits,
     work,
 )
+from mbrl.experiments.tune_workers import DEATHS, LocalWorkers, RayWorkers
 from mbrl.pipelines.mbpo_config import PRESETS as MBPO_PRESETS
 from mbrl.pipelines.off_policy_presets import off_policy_preset
 from mbrl.pipelines.pets_config import PRESETS as PETS_PRESETS
@@ -145,6 +148,19 @@ def test_settings_that_depend_on_each_other_are_changed_at_once():
     assert first_choice(study().space, SAC)["loop.initial_steps"] == 20
 
 
+def test_proposals_have_few_digits_and_stay_in_their_range():
+    assert rounded(0.00211347, Range("learner.lr", 1e-4, 1e-2, log=True)) == 0.002113
+    discount = Range("learner.discount", 0.9, 0.99999)
+    assert rounded(0.99996123, discount) == 0.99996
+    assert rounded(0.999989, discount) == 0.99999
+    narrow = Range("learner.discount", 0.99991, 0.99996, log=True)
+    for value in (0.99991, 0.999923456, 0.99996):
+        assert 0.99991 <= rounded(value, narrow) <= 0.99996
+        assert rounded(value, narrow) == pytest.approx(value, abs=1e-8)
+    assert rounded(0, Range("loop.batch_size", 0, 9, whole=True)) == 0
+    assert rounded("8x8", Range("learner.hidden", choices=("8x8",))) == "8x8"
+
+
 def test_every_trial_is_a_run_directory_with_its_settings(whole):
     folder, found = whole
     assert [row.number for row in found] == [0, 1, 2]
@@ -160,6 +176,48 @@ def test_every_trial_is_a_run_directory_with_its_settings(whole):
     assert len({row.chosen["learner.lr"] for row in found}) == 3
 
 
+def test_stopped_in_the_middle_it_comes_to_the_same_trials(whole, tmp_path, monkeypatch):
+    report = _Reports.add
+
+    def stop(self, step, score):
+        report(self, step, score)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Reports, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tune(study(), tmp_path, Here(), trials=3)
+    assert [row.state for row in rows(tmp_path)] == ["running"]
+    assert tune(study(), tmp_path, Here(), trials=3) == whole[1]
+    assert len(list(tmp_path.glob("trials/0000/*__sac__0__*"))) == 1  # gone on with, not made anew
+
+
+def test_the_journal_may_end_behind_any_line(whole, tmp_path):
+    lines = (whole[0] / JOURNAL).read_bytes().splitlines(keepends=True)
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    for number in range(len(lines) + 1):
+        (tmp_path / JOURNAL).write_bytes(b"".join(lines[:number]))
+        assert tune(study(), tmp_path, Here(), trials=3, say=lambda line: None) == whole[1]
+    assert len(list(tmp_path.glob("trials/*/*__sac__0__*"))) == 3
+
+
+def test_a_lock_left_behind_by_a_killed_process_stops_nobody(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path.parent)
+    folder = Path(tmp_path.name)
+    lock = folder / f"{JOURNAL}.lock"
+    lock.symlink_to(folder / JOURNAL)  # relative to the working directory, so it leads nowhere
+    assert not lock.exists()
+    assert tune(study(), folder, Here(), trials=3) == whole[1]
+    assert not lock.is_symlink()
+    backend = open_storage(folder)._backend  # whose own lock must lead to the journal, for Optuna to take it over
+    assert backend._lock.acquire()
+    assert lock.exists()
+    backend._lock.release()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
 def test_killed_in_the_middle_it_comes_to_the_same_trials(whole, tmp_path):
     command = [
         sys.executable,
@@ -187,16 +245,16 @@ def test_killed_in_the_middle_it_comes_to_the_same_trials(whole, tmp_path):
 
 
 def test_more_trials_go_on_from_those_that_are_there(whole, tmp_path):
-    first = tune(study(), tmp_path, Here(), trials=2)
-    assert tune(study(), tmp_path, Here(), trials=2) == first
-    assert tune(study(), tmp_path, Here(), trials=3) == whole[1]
-
-
-def test_a_journal_whose_last_line_was_cut_off_goes_on(tmp_path):
     first = tune(study(), tmp_path, Here(), trials=1)
+    assert tune(study(), tmp_path, Here(), trials=1) == first == whole[1][:1]
+    assert tune(study(), tmp_path, Here(), trials=2) == whole[1][:2]
+
+
+def test_a_journal_whose_last_line_was_cut_off_goes_on(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
     with (tmp_path / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code":4,"wor')
-    assert tune(study(), tmp_path, Here(), trials=1) == first
+    assert tune(study(), tmp_path, Here(), trials=3) == whole[1]
 
 
 def test_another_study_is_not_mixed_in(whole):
@@ -227,15 +285,18 @@ def test_a_trial_below_the_median_of_the_others_ends_early(whole, tmp_path):
             trial.report(-100.0, step)
         opened.tell(trial, -100.0)
     good, bad = opened.ask().number, opened.ask().number
-    assert not any(_Reports(tmp_path, tried, good).add(step, -50.0) for step in (20, 40, 60))
+    reports = _Reports(tmp_path, tried, good)
+    assert not any(reports.add(step, -50.0) for step in (20, 40, 60))
+    assert reports.add(80, -150.0)  # it has been better before, which does not count
     reports = _Reports(tmp_path, tried, bad)
     assert not reports.add(19, -500.0)  # a third of the first run is left alone
     watch = _Watch(reports, before=[-300.0], offset=60)  # the second seed of the trial
     (path,) = (whole[0] / "trials" / "0000").glob("*__sac__0__*")
     watch.run = Run.open(path)
     assert watch()
-    assert watch.score == pytest.approx((-300 + watch.final()) / 2)
-    assert reports.trial.intermediate_values[120] == pytest.approx(watch.score)
+    first = next(line["eval/mean_reward"] for line in read_metrics(path) if "eval/mean_reward" in line)
+    assert watch.score == pytest.approx((-300 + first) / 2)  # where it lags first, though the run went on
+    assert reports.trial.intermediate_values == {19: -500.0, 80: pytest.approx(watch.score)}
 
 
 def test_the_command_says_how_to_train_with_the_best_and_that_it_is_hindsight(whole):
@@ -250,7 +311,61 @@ def test_the_command_says_how_to_train_with_the_best_and_that_it_is_hindsight(wh
     assert lines[1].split()[0] == str(best.number)
 
 
-def test_the_command_works_and_fails_where_no_trial_came_to_its_end(tmp_path, capsys):
+def test_whatever_a_trial_raises_is_its_failure_and_a_full_disk_is_not(whole, tmp_path, monkeypatch):
+    def broken(*args):
+        raise wrong
+
+    monkeypatch.setattr(tune_trial, "_train", broken)
+    wrong: Exception = RuntimeError("mat1 and mat2\nshapes")
+    (row,) = tune(study(), tmp_path, Here(), trials=1)
+    assert (row.state, row.reason) == ("failed", "mat1 and mat2 shapes")
+    wrong = OSError("No space left on device")
+    with pytest.raises(OSError, match="No space"):
+        tune(study(), tmp_path, Here(), trials=2)
+    assert [row.state for row in rows(tmp_path)] == ["failed", "running"]
+
+
+def worker(folder: Path, monkeypatch, *lines: str) -> None:
+    """Put a script in place of the trial's process."""
+    script = folder / "worker.sh"
+    script.write_text("\n".join(("#!/bin/sh", f"echo >> {folder}/started", *lines)) + "\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def test_a_trial_whose_process_is_killed_again_and_again_fails_alone(tmp_path, monkeypatch):
+    worker(tmp_path, monkeypatch, '[ "$4" = 1 ] || kill -9 $$', """echo '["complete", 2.5]'""")
+    (row, other) = tune(study(), tmp_path / "study", LocalWorkers(2), trials=2)
+    assert row.state == "failed"
+    assert "SIGKILL" in row.reason
+    assert (other.state, other.score) == ("complete", 2.5)
+    assert (tmp_path / "started").read_text().count("\n") == DEATHS + 1
+
+
+def test_a_process_that_cannot_work_ends_the_study_and_nothing_is_started_behind_it(tmp_path, monkeypatch):
+    worker(tmp_path, monkeypatch, "exit 3")
+    workers = LocalWorkers(1)
+    with pytest.raises(OSError, match="status 3"):
+        tune(study(), tmp_path / "study", workers, trials=2)
+    with pytest.raises(OSError, match="was stopped"):
+        workers._work(tmp_path / "study", 1)
+    assert (tmp_path / "started").read_text() == "\n"
+
+
+def test_workers_have_one_thread_and_end_when_they_are_closed(tmp_path, monkeypatch):
+    worker(tmp_path, monkeypatch, f"echo $OMP_NUM_THREADS $MKL_NUM_THREADS > {tmp_path}/threads", "exec sleep 600")
+    workers = LocalWorkers(1)
+    futures = [workers.submit(tmp_path, number) for number in range(2)]
+    while not (tmp_path / "threads").exists() or not (tmp_path / "threads").stat().st_size:
+        time.sleep(0.01)
+    workers.close()
+    assert (tmp_path / "threads").read_text() == "1 1\n"
+    assert isinstance(futures[0].exception(), OSError)
+    assert futures[1].cancelled()
+
+
+def test_the_command_fails_where_no_trial_came_to_its_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tune_workers, "LocalWorkers", lambda jobs: Here())
     arguments = ["tune", "sac", "--env-id", PENDULUM, "--trials", "1", "--eval-every", "20", "--eval-episodes", "1"]
     arguments += ["--total-timesteps", "60", "--out", str(tmp_path / "study")]
     assert main([*arguments, "--space", "lr=1e-3:1e-2", "initial_steps=50:59", "discount=0.5:500"]) == 1
