@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from mbrl.experiments.coverage import COVERAGE, MOST, SHAPES, simulate, truth
+from mbrl.experiments.coverage import COVERAGE, MOST, SHAPES, simulate, simulate_differences, truth
+from mbrl.experiments.decisions import Sample, judge
 from mbrl.experiments.statistics import TRIMMED, Z, interval, iqm
 
 RESAMPLES = 1_000
@@ -87,6 +88,29 @@ def print_table(studies: int) -> None:
             )
 
 
+def print_differences(studies: int) -> None:
+    """The constants of differences, measured again."""
+    for n in range(2, MOST + 1):
+        found = simulate_differences(n, studies=studies)
+        print(f"difference, {n} runs: {min(found.values()):.3f} to {max(found.values()):.3f}", flush=True)
+
+
+def print_decisions(studies: int) -> None:
+    """How often the best of equal algorithms beats each of the other kind, by numbers of both and runs of each."""
+    for kinds in ((1, 1), (2, 1), (2, 3)):
+        for n in (4, 5, 10):
+            generator = np.random.default_rng(0)
+            wrong = sum(_decided(generator.standard_normal((sum(kinds), n)), kinds[0]) for _ in range(studies))
+            print(f"{kinds[0]} against {kinds[1]} equal algorithms, {n} runs: {wrong / studies:.3f}", flush=True)
+
+
+def _decided(returns: np.ndarray, first: int) -> bool:
+    best = int(np.argmax(iqm(returns)))
+    rivals = returns[first:] if best < first else returns[:first]
+    found = [judge([(Sample.of_returns(returns[best]), Sample.of_returns(rival))]) for rival in rivals]
+    return all(one.decided and one.better > 0.5 for one in found)
+
+
 def print_alternatives(studies: int, n: int = MOST) -> None:
     """Coverage of every method on every shape."""
     print(f"{n} runs: " + ", ".join(method.__name__ for method in METHODS))
@@ -105,7 +129,11 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=2_000, help="simulated for every number (default 2000)")
     parser.add_argument("--alternatives", action="store_true", help="other intervals, instead of the table")
     arguments = parser.parse_args()
-    (print_alternatives if arguments.alternatives else print_table)(arguments.studies)
+    if arguments.alternatives:
+        print_alternatives(arguments.studies)
+        return
+    for printed in (print_table, print_differences, print_decisions):
+        printed(arguments.studies)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
 """The questions of a comparison, each with a sentence for an answer, which says "undecided" where the runs don't tell.
 
-What is compared is the best model-based and the best model-free algorithm of a task. Which those are was seen in the
-same runs, which flatters both alike.
+All answers follow one rule: the best algorithm of all must beat each of those that it is asked against, by the test of
+`mbrl.experiments.decisions`, and must still do so when failed runs count as the worst. That the best was seen in the
+same runs makes the rule err a little more often than the test; docs/statistics.md says how often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 from mbrl.experiments import statistics
 from mbrl.experiments.comparison import Comparison
-from mbrl.experiments.cost_curves import first_reached
+from mbrl.experiments.cost_curves import Reached, reached_by_label, with_failures
+from mbrl.experiments.decisions import LEVEL, Sample, Verdict, judge
 from mbrl.experiments.findings import Aggregate, Answer, AtBudget, Cost, Detectable, Estimate, TaskInfo
-from mbrl.experiments.results import Outcome
 
 UNITS = {"steps": "real steps", "cpu_minutes": "CPU minutes", "flops": "floating-point operations"}
 """Costs that are asked about."""
+Judge = Callable[[str, str, bool], Verdict]
+"""`judge(first, second, worst)`: of two labels, with failed runs counted as the worst or left out."""
 
 
-class _Pair(NamedTuple):
-    """The best model-based and the best model-free label of a task."""
+class Decision(NamedTuple):
+    """Whether the best label beats each of its rivals."""
 
-    model: str
-    free: str
+    decided: bool
+    why: str
+    """As a clause."""
 
 
 def answers(
@@ -38,15 +41,33 @@ def answers(
     """All questions that the comparison has something to say to, the overall one first."""
     yield from _overall(comparison, aggregates)
     for task in comparison.tasks:
-        here = [row for row in at_budgets if row.env_id == task.env_id]
-        pair = _best(comparison, here)
-        if pair is None:
-            continue
-        yield _at_budget(task, pair, here, costs, detectable)
+        here = sorted((row for row in at_budgets if row.env_id == task.env_id), key=lambda row: -row.iqm.value)
+        if len(here) > 1:
+            yield _at_budget(comparison, task, here, costs, detectable)
         for axis in UNITS:
             answer = _to_threshold(comparison, task, axis)
             if answer is not None:
                 yield answer
+
+
+def decide(best: str, rivals: Sequence[str], verdict: Judge) -> Decision:
+    """Hold the best against each of its rivals."""
+    found = {rival: (verdict(best, rival, False), verdict(best, rival, True)) for rival in rivals}
+    beaten = {rival: all(one.decided and one.better > 0.5 for one in both) for rival, both in found.items()}
+    if all(beaten.values()):
+        worst = max(one.p for both in found.values() for one in both)
+        each = "" if len(rivals) == 1 else " each"
+        return Decision(True, f"a rank test tells {best} from {_listed(rivals)}{each} (p = {_p(worst)})")
+    reasons = []
+    for rival in (rival for rival in rivals if not beaten[rival]):
+        plain = found[rival][0]
+        if plain.least > LEVEL:
+            reasons.append(f"so few runs of {best} and {rival} can't tell at {LEVEL:.0%}")
+        elif plain.decided and plain.better > 0.5:
+            reasons.append(f"{best} would not be told from {rival} if failed runs counted as the worst")
+        else:
+            reasons.append(f"a rank test does not tell {best} from {rival} (p = {_p(plain.p)})")
+    return Decision(False, "; ".join(reasons))
 
 
 def _overall(comparison: Comparison, aggregates: Sequence[Aggregate]) -> Iterator[Answer]:
@@ -55,99 +76,177 @@ def _overall(comparison: Comparison, aggregates: Sequence[Aggregate]) -> Iterato
     if len(full) < 2 or len(comparison.tasks) < 2:
         return
     best, *others = sorted(full, key=lambda row: -row.iqm.value)
-    rivals = [row for row in others if _overlap(best.iqm, row.iqm)]
-    text = f"over {len(comparison.tasks)} tasks at their budgets, {best.label} has the highest score, {_told(best.iqm)}"
-    if rivals:
-        told = ", ".join(f"{row.label} {_told(row.iqm)}" for row in rivals)
-        text = f"Undecided: {text}, but its interval overlaps with {told}."
-    else:
-        text = f"{best.label}: {text}, and its interval lies above all others; the next is {others[0].label}, "
-        text += f"{_told(others[0].iqm)}."
-    yield Answer("Which algorithm is best over all tasks?", text, None, not rivals)
 
+    def verdict(first: str, second: str, worst: bool) -> Verdict:
+        ids = [task.env_id for task in comparison.tasks]
+        samples = [[_returns(comparison, env_id, label, worst) for label in (first, second)] for env_id in ids]
+        return judge([(one, other) for one, other in samples])
 
-def _best(comparison: Comparison, here: Sequence[AtBudget]) -> _Pair | None:
-    """None where one kind is missing."""
-    based = {one.algorithm: one.model_based for one in comparison.results.outcomes}
-    ranked = sorted(here, key=lambda row: -row.iqm.value)
-    model, free = ([row.label for row in ranked if based[row.label] is kind] for kind in (True, False))
-    return _Pair(model[0], free[0]) if model and free else None
+    made = decide(best.label, [row.label for row in others], verdict)
+    text = (
+        f"over {len(comparison.tasks)} tasks at their budgets, {best.label} has the highest score, "
+        f"{_told(best.iqm, ' a task')}; the next is {others[0].label}, {_told(others[0].iqm, ' a task')}; {made.why}"
+    )
+    missing = [label for label in comparison.labels if label not in [row.label for row in full]]
+    text += _left_out(dict.fromkeys(missing, "not on all tasks"))
+    verb = f"{best.label}" if made.decided else "Undecided"
+    yield Answer("Which algorithm is best over all tasks?", f"{verb}: {text}.", None, made.decided)
 
 
 def _at_budget(
-    task: TaskInfo, pair: _Pair, here: Sequence[AtBudget], costs: Sequence[Cost], detectable: Sequence[Detectable]
+    comparison: Comparison,
+    task: TaskInfo,
+    ranked: Sequence[AtBudget],
+    costs: Sequence[Cost],
+    detectable: Sequence[Detectable],
 ) -> Answer:
-    model, free = (next(row.iqm for row in here if row.label == label) for label in pair)
-    told = (
-        f"at {task.budget:,} real steps {pair.model}, the best with a model, has a return of {_told(model)}, and "
-        f"{pair.free}, the best without, {_told(free)}"
-    )
-    decided = not _overlap(model, free)
-    if decided:
-        verdict = "Yes" if model.value > free.value else "No"
-        text = f"{verdict}: {told}; the intervals don't overlap{_minutes(task, pair, costs)}."
+    """Whether a model is worth it where there are both kinds, else which algorithm is best."""
+    based = _based(comparison)
+    best = ranked[0].label
+    rivals = [row.label for row in ranked if based[row.label] is not based[best]]
+    both = bool(rivals)
+    rivals = rivals or [row.label for row in ranked[1:]]
+
+    def verdict(first: str, second: str, worst: bool) -> Verdict:
+        one, other = (_returns(comparison, task.env_id, label, worst) for label in (first, second))
+        return judge([(one, other)])
+
+    made = decide(best, rivals, verdict)
+    told = {row.label: f"{_told(row.iqm)}{_lost(comparison.lost(task.env_id, row.label))}" for row in ranked}
+    shown = sorted((best, rivals[0]), key=lambda label: not based[label])
+    if both:
+        text = (
+            f"at {task.budget:,} real steps {shown[0]}, the best with a model, has a return of {told[shown[0]]}, and "
+        )
+        text += f"{shown[1]}, the best without, {told[shown[1]]}"
+        question = f"Is a model worth it on {task.env_id}, in real steps?"
+        verb = "Yes" if based[best] else "No"
     else:
-        found = [d.difference for d in detectable if d.env_id == task.env_id and {d.first, d.second} == set(pair)]
-        power = f"; so few runs would show a difference of {_number(found[0])} or more" if found and found[0] else ""
-        why = "the intervals overlap" if model.low is not None and free.low is not None else "there are too few runs"
-        text = f"Undecided: {told}; {why}{power}{_minutes(task, pair, costs)}."
-    return Answer(f"Is a model worth it on {task.env_id}, in real steps?", text, task.env_id, decided)
-
-
-def _minutes(task: TaskInfo, pair: _Pair, costs: Sequence[Cost]) -> str:
-    """What the two took, as a clause."""
-    here = {row.label: row.median for row in costs if row.env_id == task.env_id and row.axis == "cpu_minutes"}
-    model, free = here.get(pair.model), here.get(pair.free)
-    return "" if model is None or free is None else f"; that took {_number(model)} CPU minutes against {_number(free)}"
+        text = f"at {task.budget:,} real steps {best} has a return of {told[best]}, and the next, {rivals[0]}, "
+        text += told[rivals[0]]
+        question, verb = f"Which algorithm is best on {task.env_id}, in real steps?", best
+    text += f"; {made.why}"
+    if not made.decided:
+        found = [d.difference for d in detectable if d.env_id == task.env_id and {d.first, d.second} == set(shown)]
+        text += f"; so many runs show a difference of {_number(found[0])} in four of five studies" if found[0] else ""
+    text += _minutes(task, shown, costs)
+    text += _left_out(dict.fromkeys(_without(comparison, task, list(told)), "no run got to the budget"))
+    return Answer(question, f"{verb if made.decided else 'Undecided'}: {text}.", task.env_id, made.decided)
 
 
 def _to_threshold(comparison: Comparison, task: TaskInfo, axis: str) -> Answer | None:
-    """Whether the fastest label with a model gets to the threshold for less than the fastest without."""
-    question = f"Does a model save {UNITS[axis]} on {task.env_id}, until a return of {_number(task.threshold)}?"
-    groups = {label: comparison.outcomes(task.env_id, label) for label in comparison.labels_of(task.env_id)}
-    groups = {label: runs for label, runs in groups.items() if all(np.isfinite(o.costs[axis]).all() for o in runs)}
-    model, free = (_fastest(task, axis, groups, kind) for kind in (True, False))
-    if model is None or free is None:
+    """Whether labels of one kind get to the threshold for less than those of the other, or which gets there first."""
+    groups = reached_by_label(comparison, task, axis)
+    if len(groups) < 2:
         return None
-    (x, in_x), (y, in_y) = (first_reached(task, axis, groups[label]) for label in (model, free))
-    told = f"{_spent(model, axis, x, in_x)}; {_spent(free, axis, y, in_y)}"
-    probability = statistics.probability_of_being_earlier(x, in_x, y, in_y)
-    interval = statistics.improvement_interval(probability, len(x), len(y))
-    decided = bool(interval.low > 0.5 or interval.high < 0.5)
-    verdict = ("Yes" if probability > 0.5 else "No") if decided else "Undecided"
-    chance = f"the probability that a run of the first needs less is {probability:.0%} ({_range(interval)})"
-    return Answer(question, f"{verdict}: {told}; {chance}.", task.env_id, decided)
+    failed = {label: comparison.failed(task.env_id, label) for label in groups}
+    ranked = _by_cost(groups, failed)
+    based = _based(comparison)
+    best = ranked[0]
+    rivals = [label for label in ranked if based[label] is not based[best]]
+    both = len({based[label] for label in comparison.labels_of(task.env_id)}) > 1
+    if both and not rivals:
+        return None
+    rivals = rivals or ranked[1:]
+
+    def verdict(first: str, second: str, worst: bool) -> Verdict:
+        horizon = min(groups[first].watched, groups[second].watched)
+        pair = [groups[label].sample.until(horizon) for label in (first, second)]
+        counted = [one.with_worst(failed[label] * worst) for one, label in zip(pair, (first, second), strict=True)]
+        return judge([(counted[0], counted[1])])
+
+    made = decide(best, rivals, verdict)
+    told = "; ".join(_spent(label, axis, groups[label], failed[label]) for label in (best, *rivals))
+    goal = f"on {task.env_id}, until a return of {_number(task.threshold)}?"
+    question, verb = f"Does a model save {UNITS[axis]} {goal}", "Yes" if based[best] else "No"
+    if not both:
+        question, verb = f"Which algorithm takes the fewest {UNITS[axis]} {goal}", best
+    text = f"{told}; {made.why}"
+    text += _left_out(dict.fromkeys(_without(comparison, task, list(groups)), f"{UNITS[axis]} not known"))
+    return Answer(question, f"{verb if made.decided else 'Undecided'}: {text}.", task.env_id, made.decided)
 
 
-def _fastest(task: TaskInfo, axis: str, groups: dict[str, list[Outcome]], with_model: bool) -> str | None:
-    """The label of a kind that most runs of which got to the threshold, and of these the one that spent least."""
-    ranked = []
-    for label, runs in groups.items():
-        if runs[0].model_based is with_model:
-            time, happened = first_reached(task, axis, runs)
-            ranked.append((-happened.mean(), float(time[happened].mean()) if happened.any() else 0.0, label))
-    return min(ranked)[2] if ranked else None
+def _by_cost(groups: Mapping[str, Reached], failed: Mapping[str, int]) -> list[str]:
+    """Labels by their restricted mean, up to what all of them were watched for."""
+    horizon = min(found.watched for found in groups.values())
+
+    def mean(label: str) -> float:
+        return statistics.survival(*with_failures(groups[label], failed[label])).restricted_mean(horizon)
+
+    def share(label: str) -> float:  # decides where nobody is there by the horizon
+        return -float(with_failures(groups[label], failed[label]).happened.mean())
+
+    def median(label: str) -> float:
+        found = statistics.survival(*with_failures(groups[label], failed[label])).median()
+        return math.inf if found is None else found
+
+    return sorted(groups, key=lambda label: (mean(label), share(label), median(label), label))
 
 
-def _spent(label: str, axis: str, time: np.ndarray, happened: np.ndarray) -> str:
+def _returns(comparison: Comparison, env_id: str, label: str, worst: bool) -> Sample:
+    sample = Sample.of_returns(comparison.cells[env_id, label].returns)
+    return sample.with_worst(comparison.lost(env_id, label)) if worst else sample
+
+
+def _based(comparison: Comparison) -> dict[str, bool]:
+    return {one.algorithm: one.model_based for one in comparison.results.outcomes}
+
+
+def _without(comparison: Comparison, task: TaskInfo, counted: Sequence[str]) -> list[str]:
+    """Labels that were to run on a task, by their runs or failures, and are not counted."""
+    rows: list[tuple[str | None, str]] = [(one.env_id, one.algorithm) for one in comparison.results.outcomes]
+    rows += [(one.env_id, one.algorithm) for one in comparison.results.failures]
+    return list(dict.fromkeys(label for env_id, label in rows if env_id == task.env_id and label not in counted))
+
+
+def _left_out(reasons: Mapping[str, str]) -> str:
+    told = ", ".join(f"{label} ({why})" for label, why in reasons.items())
+    return f"; not counted: {told}" if told else ""
+
+
+def _minutes(task: TaskInfo, pair: Sequence[str], costs: Sequence[Cost]) -> str:
+    """What the two took, as a clause."""
+    here = {row.label: row.median for row in costs if row.env_id == task.env_id and row.axis == "cpu_minutes"}
+    first, second = (here.get(label) for label in pair)
+    if first is None or second is None:
+        return ""
+    return f"; that took {_number(first)} CPU minutes against {_number(second)}"
+
+
+def _spent(label: str, axis: str, found: Reached, failed: int) -> str:
+    time, happened = with_failures(found, failed)
     got = f"{int(happened.sum())} of {len(time)} runs of {label} got there"
+    got += f" ({failed} failed)" if failed else ""
     median = statistics.survival(time, happened).median()
     if median is not None:
         return f"{got}, the median after {_number(median)} {UNITS[axis]}"
-    return f"{got} within {_number(float(time.max()))} {UNITS[axis]}"
+    return f"{got} within {_number(found.watched)} {UNITS[axis]}"
 
 
-def _overlap(first: Estimate, second: Estimate) -> bool:
-    """Whether intervals overlap; without one, nothing is told apart."""
-    if first.low is None or first.high is None or second.low is None or second.high is None:
-        return True
-    return first.low <= second.high and second.low <= first.high
+def _lost(count: int) -> str:
+    return f" with {count} more that failed or fell short" if count else ""
 
 
-def _told(estimate: Estimate) -> str:
+def _told(estimate: Estimate, each: str = "") -> str:
+    """A value with its interval, and how often such an interval holds the truth."""
+    runs = f"{estimate.n} run{'s' if estimate.n > 1 else ''}{each}"
     if estimate.low is None or estimate.high is None:
-        return f"{_number(estimate.value)} (one run)"
-    return f"{_number(estimate.value)} ({_number(estimate.low)} to {_number(estimate.high)}, {estimate.n} runs)"
+        return f"{_number(estimate.value)} ({runs})"
+    if math.isclose(estimate.low, estimate.high):
+        return f"{_number(estimate.value)} ({runs}, all equal)"
+    told = f"{_number(estimate.value)} ({_number(estimate.low)} to {_number(estimate.high)}, {runs}"
+    if estimate.coverage is None:
+        return f"{told})"
+    low, high = (f"{100 * share:.0f}" for share in estimate.coverage)
+    return f"{told}, true coverage {low if low == high else f'{low} to {high}'} %)"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} and {labels[-1]}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "less than 0.0001"
 
 
 def _number(value: float) -> str:
@@ -155,7 +254,3 @@ def _number(value: float) -> str:
     if abs(value) >= 1e7:
         return f"{value:.2g}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
-
-
-def _range(interval: statistics.Interval) -> str:
-    return f"{interval.low:.0%} to {interval.high:.0%}"

@@ -31,7 +31,7 @@ class Line:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     stepped: bool = False
-    """Whether the value holds until the next point."""
+    """Whether the value holds until the next point, as that of a run does until its next evaluation."""
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,8 @@ def _line(line: Line, x: Axis, y: Axis, format_y: Callable[[float], str]) -> Mar
     path = "".join(_path([(x(line.x[i]), y(line.y[i])) for i in piece], line.stepped) for piece in pieces)
     points = []
     for i in (i for piece in pieces for i in piece):
+        if not x.low <= line.x[i] <= x.high * (1 + 1e-9):  # drawn, but cut off at the frame: not to be read out
+            continue
         words = format_y(line.y[i])
         if line.low is not None and line.high is not None:
             words += f" [{format_y(line.low[i])}, {format_y(line.high[i])}]"

@@ -102,6 +102,9 @@ def software_warnings(outcomes: Sequence[Outcome]) -> Iterator[str]:
         found = sorted({outcome.versions[library] for outcome in outcomes if library in outcome.versions})
         if len(found) > 1:
             yield f"runs were made with different versions of {library}: {', '.join(found)}"
+    machines = {outcome.machine for outcome in outcomes if outcome.machine is not None}
+    if len(machines) > 1:
+        yield f"runs were made on {len(machines)} machines, or with other threads: minutes are not comparable"
     commits = {outcome.commit for outcome in outcomes}
     if len(commits) > 1:
         yield f"runs were made with {len(commits)} different commits of this library; the table of commits has them"

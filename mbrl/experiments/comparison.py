@@ -16,7 +16,8 @@ from mbrl.experiments import statistics
 from mbrl.experiments.coverage import coverage
 from mbrl.experiments.episode import play
 from mbrl.experiments.findings import Estimate, TaskInfo
-from mbrl.experiments.results import Outcome, Results, loop_settings
+from mbrl.experiments.results import Failure, Outcome, Results, loop_settings
+from mbrl.experiments.run import file_name
 from mbrl.experiments.statistics import Statistic, iqm
 from mbrl.seeding import derive
 
@@ -35,7 +36,7 @@ class Cell:
     outcomes: tuple[Outcome, ...]
     """In the order of their seeds."""
     returns: np.ndarray
-    """[runs] of the last evaluation within the budget; finite."""
+    """[runs] of the last evaluation within the budget; finite, for diverged ones count as `Comparison.floors`."""
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -51,7 +52,23 @@ class Comparison:
     labels: tuple[str, ...]
     cells: dict[tuple[str, str], Cell]
     """By (environment id, label): those with a run that got as far as the budget."""
+    floors: dict[str, float]
+    """By environment id, what a diverged evaluation counts as; see `floor`."""
     warnings: tuple[str, ...]
+
+    def failed(self, env_id: str, label: str) -> int:
+        """Runs of a label on a task that failed, or can't be read."""
+        stem = f"{file_name(env_id)}__"
+
+        def here(failure: Failure) -> bool:
+            unknown = failure.env_id is None and failure.path is not None and failure.path.name.startswith(stem)
+            return failure.algorithm == label and (failure.env_id == env_id or unknown)
+
+        return sum(map(here, self.results.failures))
+
+    def lost(self, env_id: str, label: str) -> int:
+        """The same, with those that fell short of the budget."""
+        return self.failed(env_id, label) + len(self.outcomes(env_id, label)) - len(self.cells[env_id, label].outcomes)
 
     def outcomes(self, env_id: str, label: str) -> list[Outcome]:
         """All runs of a label on a task, those that fell short of the budget too."""
@@ -77,22 +94,32 @@ def compare(
     if unknown := sorted(set(thresholds or {}) - set(env_ids)):
         raise ValueError(f"thresholds: expected tasks of the comparison ({', '.join(env_ids)}), got {unknown[0]}")
     cells: dict[tuple[str, str], Cell] = {}
+    floors: dict[str, float] = {}
     tasks, warnings = [], []
     for env_id in env_ids:
         group = [outcome for outcome in results.outcomes if outcome.env_id == env_id]
-        found, said = _cells(env_id, group, budgets[env_id])
+        random = random_return(env_id, group[0].protocol.env_kwargs, seed)
+        floors[env_id] = floor(group, random)
+        found, said = _cells(env_id, group, budgets[env_id], floors[env_id])
         warnings += said
         if not found:
             warnings.append(f"{env_id}: no run got as far as {budgets[env_id]:,} steps; the task is left out")
             continue
         cells |= {(env_id, cell.label): cell for cell in found}
         given = (thresholds or {}).get(env_id)
-        tasks.append(_task(env_id, budgets[env_id], found, group[0].protocol.env_kwargs, given, seed))
+        tasks.append(_task(env_id, budgets[env_id], found, random, given))
         if tasks[-1].best_return <= tasks[-1].random_return:
             warnings.append(f"{env_id}: nothing is better than random actions; its scores have no meaning")
     if not tasks:
         raise ValueError("budgets: expected one that a run reached, got " + "; ".join(warnings))
-    return Comparison(results, tuple(tasks), labels, cells, tuple(warnings))
+    return Comparison(results, tuple(tasks), labels, cells, floors, tuple(warnings))
+
+
+def floor(outcomes: Sequence[Outcome], random: float) -> float:
+    """What an evaluation that diverged counts as: the worst finite one of all runs of the task, and no better than the
+    random policy's return."""
+    finite = np.concatenate([outcome.returns for outcome in outcomes])
+    return min([random, *finite[np.isfinite(finite)].tolist()])
 
 
 def score(task: TaskInfo, returns: np.ndarray) -> np.ndarray:
@@ -119,9 +146,8 @@ def estimate(values: np.ndarray, statistic: Statistic = "iqm") -> Estimate:
 
 
 def stratified_estimate(tasks: Sequence[np.ndarray], statistic: Statistic = "iqm") -> Estimate:
-    """The interquartile mean, or mean, of the runs of several tasks together."""
-    pooled = np.concatenate([np.asarray(values) for values in tasks])
-    value = float(iqm(pooled) if statistic == "iqm" else pooled.mean())
+    """The interquartile mean, or mean, of the runs of several tasks together, which count alike."""
+    value = float(statistics.over_tasks(tasks, statistic))
     n = min(len(values) for values in tasks)
     found = statistics.stratified_interval(tasks, statistic)
     if found is None:
@@ -129,7 +155,7 @@ def stratified_estimate(tasks: Sequence[np.ndarray], statistic: Statistic = "iqm
     return Estimate(value, float(found.low), float(found.high), n, coverage(n, len(tasks), statistic))
 
 
-def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int) -> tuple[list[Cell], list[str]]:
+def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int, worst: float) -> tuple[list[Cell], list[str]]:
     """The cells of a task, and what a reader must know about them."""
     warnings = []
     reached: dict[str, list[tuple[Outcome, float]]] = {}
@@ -146,8 +172,6 @@ def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int) -> tuple[list[
         last = int(outcome.steps[outcome.steps <= budget][-1])
         if last < budget:
             warnings.append(f"{name}: its last evaluation within the budget is at {last:,} of {budget:,} steps")
-    finite = [ret for runs in reached.values() for _, ret in runs if math.isfinite(ret)]
-    floor = min(finite, default=0.0)
     cells = []
     for label in dict.fromkeys(outcome.algorithm for outcome in outcomes):
         runs = reached.get(label, [])
@@ -155,18 +179,15 @@ def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int) -> tuple[list[
         if lost:
             warnings.append(
                 f"{label} on {env_id}: {lost} of {len(runs)} runs diverged in the evaluation at the budget; they count "
-                f"as {floor:.6g}, the worst finite return there"
+                f"as {worst:.6g}, the worst finite return of the task"
             )
         if runs:
-            returns = np.array([ret if math.isfinite(ret) else floor for _, ret in runs])
+            returns = np.array([ret if math.isfinite(ret) else worst for _, ret in runs])
             cells.append(Cell(env_id, label, tuple(outcome for outcome, _ in runs), returns))
     return cells, warnings
 
 
-def _task(
-    env_id: str, budget: int, cells: Sequence[Cell], env_kwargs: str, threshold: float | None, seed: int
-) -> TaskInfo:
-    random = random_return(env_id, env_kwargs, seed)
+def _task(env_id: str, budget: int, cells: Sequence[Cell], random: float, threshold: float | None) -> TaskInfo:
     best = max(cells, key=lambda cell: float(iqm(cell.returns)))
     top = float(iqm(best.returns))
     source = "given"

@@ -12,10 +12,13 @@ import numpy as np
 from mbrl.experiments import statistics
 from mbrl.experiments.comparability import flatten
 from mbrl.experiments.comparison import Comparison, at_budget, estimate, score, stratified_estimate
+from mbrl.experiments.coverage import difference_coverage
+from mbrl.experiments.decisions import Sample, detectable_shift, judge
 from mbrl.experiments.findings import (
     Aggregate,
     AtBudget,
     Detectable,
+    Difference,
     Entry,
     Estimate,
     FailureRow,
@@ -85,7 +88,7 @@ def profiles(comparison: Comparison) -> Iterator[Profile]:
         if not scores:
             continue
         share = np.mean([statistics.performance_profile(one, grid) for one in scores], axis=0)
-        n = sum(len(one) for one in scores)
+        n = statistics.effective_runs([len(one) for one in scores])
         bounds = [statistics.share_interval(float(value) * n, n) for value in share]
         low, high = tuple(float(i.low) for i in bounds), tuple(float(i.high) for i in bounds)
         yield Profile(label, tuple(map(float, grid)), tuple(map(float, share)), low, high)
@@ -97,10 +100,25 @@ def paired(comparison: Comparison) -> Iterator[Paired]:
         for task in _shared(comparison, first, second):
             a, b = (comparison.cells[task.env_id, label] for label in (first, second))
             other = dict(zip(b.seeds, b.returns, strict=True))
-            pairs = zip(a.seeds, a.returns, strict=True)
-            differences = np.array([ret - other[seed] for seed, ret in pairs if seed in other])
-            if len(differences):
-                yield Paired(task.env_id, first, second, estimate(differences))
+            pairs = np.array(
+                [(ret, other[seed]) for seed, ret in zip(a.seeds, a.returns, strict=True) if seed in other]
+            )
+            if len(pairs):
+                varied = len(pairs) > 2 and bool((pairs.std(axis=0) > 0).all())
+                correlation = float(np.corrcoef(pairs.T)[0, 1]) if varied else None
+                yield Paired(task.env_id, first, second, estimate(pairs[:, 0] - pairs[:, 1]), correlation)
+
+
+def differences(comparison: Comparison) -> Iterator[Difference]:
+    """Differences of interquartile means, by task and pair."""
+    for first, second in combinations(comparison.labels, 2):
+        for task in _shared(comparison, first, second):
+            a, b = (comparison.cells[task.env_id, label].returns for label in (first, second))
+            n, value = min(len(a), len(b)), float(statistics.iqm(a) - statistics.iqm(b))
+            found = statistics.difference_interval(a, b)
+            low, high = (None, None) if found is None else (float(found.low), float(found.high))
+            p = judge([(Sample.of_returns(a), Sample.of_returns(b))]).p
+            yield Difference(task.env_id, first, second, Estimate(value, low, high, n, difference_coverage(n)), p)
 
 
 def detectable(comparison: Comparison) -> Iterator[Detectable]:
@@ -108,10 +126,8 @@ def detectable(comparison: Comparison) -> Iterator[Detectable]:
     for first, second in combinations(comparison.labels, 2):
         for task in _shared(comparison, first, second):
             a, b = (comparison.cells[task.env_id, label].returns for label in (first, second))
-            deviation = statistics.pooled_deviation(a, b)
-            smallest = None
-            if math.isfinite(deviation):
-                smallest = statistics.detectable_difference(deviation, len(a), len(b))
+            deviation, shift = statistics.pooled_deviation(a, b), detectable_shift(len(a), len(b))
+            smallest = None if shift is None or not math.isfinite(deviation) else deviation * shift
             way = task.best_return - task.random_return
             scaled = None if smallest is None or way <= 0 else smallest / way
             observed = float(a.mean() - b.mean())
@@ -123,8 +139,18 @@ def finals(comparison: Comparison) -> Iterator[Final]:
     for task in comparison.tasks:
         for label in comparison.labels_of(task.env_id):
             outcomes = comparison.outcomes(task.env_id, label)
-            kinds = [_finals([o.final[kind] for o in outcomes]) for kind in ("deterministic", "stochastic")]
-            yield Final(task.env_id, label, *kinds)
+            worst = comparison.floors[task.env_id]
+            played = [[value for value in o.final.values() if value is not None] for o in outcomes]
+            yield Final(
+                env_id=task.env_id,
+                label=label,
+                deterministic=_finals([o.final["deterministic"] for o in outcomes], worst),
+                stochastic=_finals([o.final["stochastic"] for o in outcomes], worst),
+                runs=len(outcomes),
+                missing=sum(not values for values in played),
+                diverged=sum(not all(map(math.isfinite, values)) for values in played),
+                episodes=tuple(sorted({o.final_episodes for o in outcomes if o.final_episodes is not None})),
+            )
 
 
 def setting_differences(comparison: Comparison) -> Iterator[SettingDifference]:
@@ -187,9 +213,9 @@ def _estimate(value: float, interval: statistics.Interval, n: int) -> Estimate:
     return Estimate(value, float(interval.low), float(interval.high), n, None)
 
 
-def _finals(values: list[float | None]) -> Estimate | None:
-    known = np.array([value for value in values if value is not None and math.isfinite(value)])
-    return estimate(known) if len(known) else None
+def _finals(values: list[float | None], worst: float) -> Estimate | None:
+    known = [value if math.isfinite(value) else worst for value in values if value is not None]
+    return estimate(np.array(known)) if known else None
 
 
 def _text(settings: dict[str, object], name: str) -> str | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from mbrl.experiments import statistics
 from mbrl.experiments.comparison import Cell, Comparison
+from mbrl.experiments.decisions import Sample
 from mbrl.experiments.findings import Cost, Curve, Estimate, TaskInfo, ToThreshold
 from mbrl.experiments.results import COSTS, Outcome
 from mbrl.experiments.statistics import Statistic, interval, iqm
 
-POINTS = 41
-"""Of a curve's x axis, where it is not the real steps at which runs were evaluated."""
+POINTS = 81
+"""Of a curve's x axis at most, but for real steps, at which many runs are evaluated together: every k-th of what the
+runs had spent at their evaluations."""
 
 
 def curves(comparison: Comparison) -> Iterator[Curve]:
@@ -29,8 +32,7 @@ def curves(comparison: Comparison) -> Iterator[Curve]:
             if x is None:
                 continue
             values = np.stack([_at(outcome, axis, x) for outcome in cell.outcomes], axis=-1)  # [points, runs]
-            worst = values[np.isfinite(values)].min(initial=math.inf)
-            values = np.where(np.isfinite(values), values, worst if math.isfinite(worst) else 0.0)  # diverged
+            values = np.where(np.isfinite(values), values, comparison.floors[cell.env_id])  # diverged
             statistic: Statistic
             for statistic in ("iqm", "mean"):
                 yield _curve(cell, axis, statistic, x, values)
@@ -54,39 +56,59 @@ def to_thresholds(comparison: Comparison) -> Iterator[ToThreshold]:
     """What each label spends, by every cost, until an evaluation reaches the task's threshold."""
     for task in comparison.tasks:
         for axis in COSTS:
-            groups = {label: comparison.outcomes(task.env_id, label) for label in comparison.labels_of(task.env_id)}
-            known = {
-                label: group for label, group in groups.items() if all(np.isfinite(o.costs[axis][-1]) for o in group)
-            }
-            spent = {label: max(float(o.costs[axis][-1]) for o in group) for label, group in known.items()}
-            spent = {label: most for label, most in spent.items() if most > 0}
-            horizon = min(spent.values(), default=None)
-            for label in groups:
-                if label in spent and horizon is not None:
-                    yield _to_threshold(task, label, axis, groups[label], horizon)
+            reached = reached_by_label(comparison, task, axis)
+            horizon = min((found.watched for found in reached.values()), default=0.0)
+            for label, found in reached.items():
+                failed = comparison.failed(task.env_id, label)
+                yield _to_threshold(task, label, axis, found, failed, horizon)
 
 
-def first_reached(task: TaskInfo, axis: str, outcomes: Sequence[Outcome]) -> tuple[np.ndarray, np.ndarray]:
-    """[runs] what each had spent at its first evaluation at the threshold, or in the end; and whether it got there."""
+def reached_by_label(comparison: Comparison, task: TaskInfo, axis: str) -> dict[str, Reached]:
+    """When runs reached the threshold, of labels whose cost is known and not 0."""
+    groups = {label: comparison.outcomes(task.env_id, label) for label in comparison.labels_of(task.env_id)}
+    known = {
+        label: group for label, group in groups.items() if all(np.isfinite(run.costs[axis]).all() for run in group)
+    }
+    found = {label: _reached(task, axis, group) for label, group in known.items()}
+    return {label: one for label, one in found.items() if one.watched > 0}
+
+
+class Reached(NamedTuple):
+    """Runs of a label on a task, by when they reached the threshold."""
+
+    sample: Sample
+    watched: float
+    """The most that one of them has spent."""
+
+
+def _reached(task: TaskInfo, axis: str, outcomes: Sequence[Outcome]) -> Reached:
     first = [np.flatnonzero(outcome.returns >= task.threshold) for outcome in outcomes]
-    time = np.array([o.costs[axis][at[0] if len(at) else -1] for o, at in zip(outcomes, first, strict=True)])
-    return time, np.array([len(at) > 0 for at in first])
+    time = [float(o.costs[axis][at[0] if len(at) else -1]) for o, at in zip(outcomes, first, strict=True)]
+    happened = np.array([len(at) > 0 for at in first])
+    return Reached(Sample(np.array(time), happened), max(float(o.costs[axis][-1]) for o in outcomes))
 
 
-def _to_threshold(task: TaskInfo, label: str, axis: str, outcomes: Sequence[Outcome], horizon: float) -> ToThreshold:
-    time, happened = first_reached(task, axis, outcomes)
+def with_failures(found: Reached, failed: int) -> Sample:
+    """With so many runs more that never got there, however long the others were watched."""
+    return Sample(
+        np.append(found.sample.time, [found.watched] * failed), np.append(found.sample.happened, [False] * failed)
+    )
+
+
+def _to_threshold(task: TaskInfo, label: str, axis: str, reached: Reached, failed: int, horizon: float) -> ToThreshold:
+    time, happened = with_failures(reached, failed)
     found = statistics.survival(time, happened)
     low, high = found.median_interval()
-    reached, n = int(happened.sum()), len(outcomes)
-    share = statistics.share_interval(reached, n)
+    share = statistics.share_interval(int(happened.sum()), len(time))
     return ToThreshold(
         env_id=task.env_id,
         label=label,
         axis=axis,
         threshold=task.threshold,
-        reached=reached,
-        n=n,
-        share=Estimate(reached / n, float(share.low), float(share.high), n, None),
+        reached=int(happened.sum()),
+        n=len(time),
+        failed=failed,
+        share=Estimate(float(happened.mean()), float(share.low), float(share.high), len(time), None),
         median=found.median(),
         low=low,
         high=high,
@@ -109,10 +131,11 @@ def _grid(outcomes: Sequence[Outcome], axis: str) -> np.ndarray | None:
     low, high = max(column[0] for column in spent), min(column[-1] for column in spent)
     if high <= 0 or high < low:
         return None
-    if axis == "steps":
-        points = np.unique(np.concatenate(spent))
-        return points[(points >= low) & (points <= high)]
-    return np.linspace(low, high, POINTS if high > low else 1)
+    points = np.unique(np.concatenate(spent))
+    points = points[(points >= low) & (points <= high)]
+    if axis == "steps" or len(points) <= POINTS:
+        return points
+    return points[np.linspace(0, len(points) - 1, POINTS).round().astype(int)]
 
 
 def _at(outcome: Outcome, axis: str, x: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from mbrl.envs.tasks import Task
+from mbrl.experiments.run import STEP
 
 GRADIENT_STEPS = ("train/gradient_steps", "train/n_updates", "model/gradient_steps")
 """Counters whose sum is a run's gradient steps."""
@@ -97,7 +98,7 @@ def td3_update(
 def cost_curves(
     algo: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes
 ) -> dict[str, np.ndarray]:
-    """What was spent until each row of metrics, by `results.COSTS`.
+    """What was spent until each row of metrics, by `results.COSTS`; "steps" is NaN where a row has none.
 
     Args:
         algo: of the run directory.
@@ -105,11 +106,11 @@ def cost_curves(
         rows: of metrics.jsonl.
         sizes: of the environment.
     """
-    steps = _column(rows, ("time/total_timesteps",))
+    steps = np.array([math.nan if (step := row.get(STEP)) is None else float(step) for row in rows])
     return {
         "steps": steps,
-        "minutes": _column(rows, ("time/wall_clock",)) / 60,
-        "cpu_minutes": _column(rows, ("time/cpu_seconds",)) / 60,
+        "minutes": _column(rows, ("time/wall_clock",), before=math.nan) / 60,
+        "cpu_minutes": _column(rows, ("time/cpu_seconds",), before=math.nan) / 60,
         "gradient_steps": _column(rows, GRADIENT_STEPS),
         "model_steps": _column(rows, MODEL_STEPS, default=0.0),
         "flops": _flops(algo, settings, rows, sizes),
@@ -172,9 +173,11 @@ def _per_update(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
 
 def _sb3(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
     given = settings["sb3"]["hyperparameters"]
-    nets = given.get("policy_kwargs", {}).get("net_arch", [256, 256])
+    nets = given.get("policy_kwargs", {}).get("net_arch")
+    if nets is None or "batch_size" not in given:  # stable-baselines3's own, which are its versions' business
+        return math.nan
     pi, second = (nets["pi"], nets.get("qf", nets.get("vf"))) if isinstance(nets, Mapping) else (nets, nets)
-    rows = given.get("batch_size", 256)
+    rows = given["batch_size"]
     if algo == "sb3-ppo":
         return Network((sizes.obs, *pi, sizes.act)).update(rows) + Network((sizes.obs, *second, 1)).update(rows)
     critic = Network((sizes.obs + sizes.act, *second, 1))
@@ -190,7 +193,22 @@ def _actor(sizes: Sizes, hidden: Sequence[int]) -> Network:
     return Network((sizes.obs, *hidden, 2 * sizes.act))
 
 
-def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], default: float = math.nan) -> np.ndarray:
-    """[rows] sum of those of the metrics that a row has; `default` where it has none."""
-    found = [[row[name] for name in names if row.get(name) is not None] for row in rows]
-    return np.array([float(sum(values)) if values else default for values in found])
+def _column(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], default: float = math.nan, before: float = 0.0
+) -> np.ndarray:
+    """[rows] sum of those of the counters that a run has; `default` where it has none of them.
+
+    A row without one that others have goes on with the last that was logged; until the first it is `before`.
+    """
+    counters = [[row.get(name) for row in rows] for name in names if any(row.get(name) is not None for row in rows)]
+    if not counters:
+        return np.full(len(rows), default)
+    return np.sum([_carried(values, before) for values in counters], axis=0)
+
+
+def _carried(values: Sequence[Any], before: float) -> np.ndarray:
+    carried, last = [], before
+    for value in values:
+        last = last if value is None else float(value)
+        carried.append(last)
+    return np.array(carried)

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
-from mbrl.experiments.statistics import FEWEST, Statistic, interval, iqm, stratified_interval
+from mbrl.experiments.statistics import (
+    FEWEST,
+    Statistic,
+    difference_interval,
+    interval,
+    iqm,
+    stratified_interval,
+)
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 """`draw(generator, shape)` -> values of that shape."""
@@ -117,6 +125,20 @@ COVERAGE: dict[tuple[Statistic, int], dict[int, tuple[float, float]]] = {
 """By statistic and number of tasks, by runs a task: the lowest and the highest coverage over the shapes. Printed by
 `python -m benchmarks.coverage`."""
 
+DIFFERENCE: dict[int, tuple[float, float]] = {
+    2: (0.603, 0.685),
+    3: (0.829, 0.895),
+    4: (0.924, 0.966),
+    5: (0.924, 0.965),
+    6: (0.934, 0.966),
+    7: (0.941, 0.964),
+    8: (0.959, 0.978),
+    9: (0.944, 0.973),
+    10: (0.956, 0.979),
+}
+"""Of a difference of interquartile means, by the fewer runs: the lowest and the highest coverage over pairs of shapes,
+equal and unequal ones. Printed by the same."""
+
 
 def coverage(n: int, tasks: int = 1, statistic: Statistic = "iqm") -> tuple[float, float] | None:
     """How often the interval of `n` runs a task holds the truth: the lowest and the highest share over the shapes.
@@ -127,6 +149,26 @@ def coverage(n: int, tasks: int = 1, statistic: Statistic = "iqm") -> tuple[floa
         return None
     simulated = max(count for name, count in COVERAGE if name == statistic and count <= tasks)
     return COVERAGE[statistic, simulated][min(n, MOST)]
+
+
+def difference_coverage(n: int) -> tuple[float, float] | None:
+    """The same of the interval of a difference of interquartile means, of which the fewer runs are `n`."""
+    return None if n < FEWEST else DIFFERENCE[min(n, MOST)]
+
+
+def simulate_differences(n: int, *, studies: int, seed: int = 0) -> dict[str, float]:
+    """Coverage of that interval, by pairs of shapes: every one with itself and with the next."""
+    generator = np.random.default_rng(seed)
+    names = list(SHAPES)
+    pairs = [(one, one) for one in names] + list(pairwise(names))
+    found = {}
+    for pair in pairs:
+        one, other = (SHAPES[name] for name in pair)
+        ends = difference_interval(one(generator, (studies, n)), other(generator, (studies, n)))
+        assert ends is not None
+        right = truth((one,), "iqm") - truth((other,), "iqm")
+        found[" - ".join(pair)] = float(np.mean((ends.low <= right) & (right <= ends.high)))
+    return found
 
 
 def simulate(n: int, tasks: int, statistic: Statistic, *, studies: int, seed: int = 0) -> dict[str, float]:

@@ -100,12 +100,12 @@ def curves_figure(summary: Summary, axis: str, *, scale: float = 1.0) -> Figure 
             there = np.isfinite(x) & (x > 0)
             y[~np.isfinite(y)] = np.nan  # a gap
             mark = "o" if there.sum() == 1 else ""
-            panel.plot(
-                x[there], y[there], color=style.hex, linestyle=style.line, linewidth=1.8, marker=mark, markersize=3
-            )
+            drawn = {"color": style.hex, "linestyle": style.line, "linewidth": 1.8, "marker": mark, "markersize": 3}
+            panel.plot(x[there], y[there], drawstyle="steps-post", **drawn)
             if curve.low is not None and curve.high is not None:
                 bounds = [np.nan_to_num(bound, posinf=1e30, neginf=-1e30) for bound in (curve.low, curve.high)]
-                panel.fill_between(x[there], *(b[there] for b in bounds), color=style.hex, alpha=0.14, linewidth=0)
+                low, high = (bound[there] for bound in bounds)
+                panel.fill_between(x[there], low, high, step="post", color=style.hex, alpha=0.14, linewidth=0)
         _curve_axes(panel, task, summary, axis)
     shown = {curve.label for curve in known}
     _legend(figure, {label: style for label, style in lines.items() if label in shown})

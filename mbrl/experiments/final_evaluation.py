@@ -7,6 +7,7 @@ entry. The returns stand in evaluation.json in the run directory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import asdict, dataclass
@@ -16,18 +17,16 @@ from typing import Any
 import numpy as np
 
 from mbrl.experiments import runs
-from mbrl.experiments.checkpoint import checkpoints
+from mbrl.experiments.checkpoint import newest_whole
 from mbrl.experiments.evaluate import Evaluation, evaluate
 from mbrl.experiments.provenance import seal, sync, unseal, write_durably
-from mbrl.experiments.results import FINAL
+from mbrl.experiments.results import FINAL, FINAL_SEED
 from mbrl.experiments.run import Run
-from mbrl.seeding import derive
 
 FORMAT = 1
 EPISODES = 20
 PLANNED_EPISODES = 5
 """Of planners, whose episodes are dear: the first of the others'."""
-SEED = derive("final evaluation")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class FinalEvaluation:
     """What evaluation.json holds."""
 
     checkpoint: str
-    """Name of the checkpoint that was evaluated."""
+    """Name of the checkpoint that was evaluated: the newest that is whole."""
     deterministic: Played
     stochastic: Played | None
     """None: the policy samples nothing."""
@@ -61,19 +60,18 @@ def final_evaluation(run: Run) -> FinalEvaluation:
     Raises:
         ValueError: the run has no checkpoint, or it is damaged.
     """
-    known = read_final(run.path)
-    if known is not None and known.checkpoint in (path.name for path in checkpoints(run.path)[:1]):
+    known, newest = read_final(run.path), newest_whole(run.path)
+    if known is not None and newest is not None and known.checkpoint == newest.name:
         return known
-    env = runs.run_env(run)
-    policy = runs.load_policy(run, env)
-    newest = checkpoints(run.path)[0].name
-    episodes = PLANNED_EPISODES if run.algo == runs.PETS else EPISODES
-    best = evaluate(policy, env, episodes=episodes, seed=SEED)
-    sampled = None
-    if run.algo != runs.PETS and getattr(policy, "samples", True):
-        sampled = evaluate(policy, env, episodes=episodes, seed=SEED, deterministic=False)
-    env.close()
-    result = FinalEvaluation(newest, _played(best), None if sampled is None else _played(sampled))
+    with contextlib.closing(runs.run_env(run)) as env:
+        policy = runs.load_policy(run, env)
+        assert newest is not None  # it was loaded
+        episodes = PLANNED_EPISODES if run.algo == runs.PETS else EPISODES
+        best = evaluate(policy, env, episodes=episodes, seed=FINAL_SEED)
+        sampled = None
+        if run.algo != runs.PETS and getattr(policy, "samples", True):
+            sampled = evaluate(policy, env, episodes=episodes, seed=FINAL_SEED, deterministic=False)
+    result = FinalEvaluation(newest.name, _played(best), None if sampled is None else _played(sampled))
     _write(run.path / FINAL, result)
     return result
 
@@ -106,7 +104,7 @@ def _write(file: Path, result: FinalEvaluation) -> None:
     content: dict[str, Any] = json.loads(json.dumps(asdict(result)), parse_constant=lambda _: None)  # -inf is null
     staged = file.with_name(f".{file.name}")
     staged.unlink(missing_ok=True)  # of a process that was killed
-    write_durably(staged, seal({"format": FORMAT, "seed": SEED, **content}).encode())
+    write_durably(staged, seal({"format": FORMAT, "seed": FINAL_SEED, **content}).encode())
     staged.rename(file)
     sync(file.parent)
 

@@ -148,6 +148,8 @@ class ToThreshold:
     reached: int
     """Runs that reached it."""
     n: int
+    """All runs, failed ones too, which count as those that never do."""
+    failed: int
     share: Estimate
     """The share of runs that reached it."""
     median: float | None
@@ -171,11 +173,28 @@ class Paired:
     second: str
     difference: Estimate
     """Interquartile mean of the differences, in returns."""
+    correlation: float | None
+    """Pearson's, of the returns over common seeds; None: fewer than three pairs, or returns that are all equal. Where
+    it is not well above 0, pairing gains nothing."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Difference `first` - `second` of interquartile means at the budget, of runs that need no common seeds."""
+
+    env_id: str
+    first: str
+    second: str
+    difference: Estimate
+    """In returns; n is that of the fewer runs."""
+    p: float
+    """Of the rule by which answers decide; see `mbrl.experiments.decisions`."""
 
 
 @dataclass(frozen=True)
 class Detectable:
-    """The smallest true difference of means that a two-sided test at 5 % finds in 80 % of such studies."""
+    """The smallest true difference that the rule of `mbrl.experiments.decisions` finds in 80 % of such studies, were
+    returns normal with the deviation that was seen."""
 
     env_id: str
     first: str
@@ -197,8 +216,15 @@ class Final:
     env_id: str
     label: str
     deterministic: Estimate | None
-    """None: no run has one."""
+    """None: no run has one. Those that diverged count as the worst return of the task."""
     stochastic: Estimate | None
+    runs: int
+    missing: int
+    """Of these, without any final evaluation."""
+    diverged: int
+    """Of these, with one in which the simulation diverged."""
+    episodes: tuple[int, ...]
+    """Of each run's evaluation, every number that occurs."""
 
 
 @dataclass(frozen=True)
@@ -273,6 +299,7 @@ class Summary:
     profiles: tuple[Profile, ...]
     thresholds: tuple[ToThreshold, ...]
     paired: tuple[Paired, ...]
+    differences: tuple[Difference, ...]
     detectable: tuple[Detectable, ...]
     finals: tuple[Final, ...]
     settings: tuple[SettingDifference, ...]
@@ -282,4 +309,6 @@ class Summary:
     """By library: every version that a run was made with."""
     commits: dict[str, int]
     """Runs by git commit; "unknown" where there is none."""
+    machines: dict[str, int]
+    """Runs by what they were made on, in words; "unknown" where runs are older than that is kept."""
     warnings: tuple[str, ...]

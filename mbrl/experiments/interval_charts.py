@@ -53,6 +53,20 @@ def interval_chart(
     low, high = x_range or padded(min([*known, *(g.at for g in guides)]), max([*known, *(g.at for g in guides)]))
     axis = Axis(low, high, left, WIDTH - RIGHT)
     foot = TOP + ROW * len(rows)
+    return el(
+        "svg",
+        _frame(axis, foot, guides),
+        [_row(row, axis, TOP + ROW * (i + 0.5), left) for i, row in enumerate(rows)],
+        el("text", x_name, x=(left + WIDTH - RIGHT) / 2, y=foot + 29, class_="name middle"),
+        class_="chart",
+        viewBox=f"0 0 {WIDTH} {foot + 34}",
+        role="img",
+        aria_label=name,
+    )
+
+
+def _frame(axis: Axis, foot: float, guides: Sequence[Guide]) -> list[list[Markup]]:
+    """Grid, ticks and guides."""
     ticks = [
         [
             el("line", x1=px(axis(at)), x2=px(axis(at)), y1=TOP, y2=foot, class_="grid"),
@@ -72,17 +86,7 @@ def interval_chart(
         )
         for guide in guides
     ]
-    return el(
-        "svg",
-        ticks,
-        marks,
-        [_row(row, axis, TOP + ROW * (i + 0.5), left) for i, row in enumerate(rows)],
-        el("text", x_name, x=(left + WIDTH - RIGHT) / 2, y=foot + 29, class_="name middle"),
-        class_="chart",
-        viewBox=f"0 0 {WIDTH} {foot + 34}",
-        role="img",
-        aria_label=name,
-    )
+    return [*ticks, marks]
 
 
 def _row(row: Row, axis: Axis, y: float, left: int) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,30 +44,52 @@ def report(
     summary = summarise(results, budgets=budgets, thresholds=_by_task("threshold", threshold, tasks))
     for warning in summary.warnings:
         print(f"warning: {warning}")
-    print(f"report: {write_report(summary, out, oracle=_gaps(results))}")
+    study = {"command": _command(runs, budget, threshold)}
+    print(f"report: {write_report(summary, out, study=study, oracle=_gaps(results))}")
     return 0
 
 
+def _command(runs: Iterable[str], budget: Iterable[str], threshold: Iterable[str]) -> str:
+    """What makes the same report again; where it goes is left to who does."""
+    words = ["mbrl", "report", *runs]
+    for option, given in (("--budget", tuple(budget)), ("--threshold", tuple(threshold))):
+        words += [option, *given] if given else []
+    return shlex.join(words)
+
+
 def named_runs(given: Iterable[str]) -> list[tuple[str, Path]]:
-    """(label, run directory) of what the command line names.
+    """(label, run directory) of what the command line names; those that are damaged, too, so that they are told.
 
     Raises:
         ValueError: nothing is named, or a folder holds no run.
     """
-    from mbrl.experiments.run import CONFIG, Run
+    from mbrl.experiments.run import CONFIG, METRICS
 
     found: list[tuple[str, Path]] = []
     for one in given:
         label, named, place = one.partition("=")
         # A path may hold an equals sign itself.
         path, name = (Path(one), None) if not named or Path(one).exists() else (Path(place), label)
-        inside = [path] if (path / CONFIG).exists() else sorted(file.parent for file in path.glob(f"*/{CONFIG}"))
+        marks = (CONFIG, METRICS)
+        there = any((path / mark).exists() for mark in marks)
+        inside = [path] if there else sorted({file.parent for mark in marks for file in path.glob(f"*/{mark}")})
         if not inside:
             raise ValueError(f"runs: expected a run directory, or a folder of them, got {str(path)!r}, which has none")
-        found += [(name or Run.open(each).algo, each) for each in inside]
+        found += [(name or _algorithm(each), each) for each in inside]
     if not found:
         raise ValueError("runs: expected at least one run directory, got none: mbrl report runs/*")
     return found
+
+
+def _algorithm(path: Path) -> str:
+    """Of a run directory, by its name where config.json does not say."""
+    from mbrl.experiments.run import Run
+
+    try:
+        return Run.open(path).algo
+    except ValueError:
+        parts = path.name.split("__")
+        return parts[1] if len(parts) > 2 else "unknown"
 
 
 def _default_budgets(results: Results) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mbrl.experiments.findings import Estimate, RunRow, Summary
+from mbrl.experiments.findings import AtBudget, Estimate, RunRow, Summary
 from mbrl.experiments.oracle_gap import ARMS, GAPS, OracleGap, pool
 from mbrl.experiments.report_style import TIMED
 from mbrl.experiments.results import COSTS
@@ -32,14 +32,16 @@ def write_csv(summary: Summary, oracle: Sequence[OracleGap], folder: Path) -> li
         "tasks": [vars(row) for row in summary.tasks],
         "profiles": _points(summary.profiles, ("label",), ("score", "share", "low", "high")),
         "improvement": [_pair(row, row.probability) for row in summary.improvements],
-        "paired": [_pair(row, row.difference) for row in summary.paired],
+        "paired": [{**_pair(row, row.difference), "correlation": row.correlation} for row in summary.paired],
+        "differences": [{**_pair(row, row.difference), "p": row.p} for row in summary.differences],
         "detectable": [vars(row) for row in summary.detectable],
         "final": [_final(row) for row in summary.finals],
         "settings": [{"env_id": s.env_id, "name": s.name, **dict(s.values)} for s in summary.settings],
         "runs": [_run(row) for row in summary.runs],
         "oracle_gap": _oracle(oracle),
     }
-    placed = [vars(row) for row in summary.costs]
+    names = {"low": "smallest", "high": "largest"}  # of the runs: no interval
+    placed = [{names.get(name, name): value for name, value in vars(row).items()} for row in summary.costs]
     reached = [
         {**vars(t), "share": t.share.value, "share_low": t.share.low, "share_high": t.share.high}
         for t in summary.thresholds
@@ -57,6 +59,8 @@ def write_csv(summary: Summary, oracle: Sequence[OracleGap], folder: Path) -> li
         {"env_id": r.env_id, "algorithm": r.label, "seed": r.seed, "path": r.path, "commit": r.commit}
         for r in summary.runs
     ]
+    tables[f"{TIMINGS}/failures"] = [vars(row) for row in summary.failures]
+    tables[f"{TIMINGS}/warnings"] = [{"warning": text} for text in summary.warnings]
     tables[f"{TIMINGS}/answers"] = [vars(row) for row in summary.answers]
     return [path for name, rows in tables.items() if (path := _write(folder / f"{name}.csv", rows))]
 
@@ -101,9 +105,11 @@ def _estimate(found: Estimate | None, name: str = "iqm") -> dict[str, Any]:
     return {name: found.value, **ends, "true_coverage_low": low, "true_coverage_high": high}
 
 
-def _at_budget(row: Any) -> dict[str, Any]:
-    score = {"score": row.score.value, "score_low": row.score.low, "score_high": row.score.high}
-    return {"env_id": row.env_id, "algorithm": row.label, **_estimate(row.iqm), "mean": row.mean.value, **score}
+def _at_budget(row: AtBudget) -> dict[str, Any]:
+    made = {"env_id": row.env_id, "algorithm": row.label, **_estimate(row.iqm)}
+    for name, found in (("mean", row.mean), ("score", row.score)):
+        made |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {**made, "seeds": " ".join(map(str, row.seeds))}
 
 
 def _pair(row: Any, found: Estimate) -> dict[str, Any]:
@@ -120,7 +126,8 @@ def _final(row: Any) -> dict[str, Any]:
             f"{kind}_high": found and found.high,
             f"{kind}_n": found.n if found else 0,
         }
-    return made
+    counts = {"runs": row.runs, "missing": row.missing, "diverged": row.diverged}
+    return {**made, **counts, "episodes": " ".join(map(str, row.episodes))}
 
 
 def _run(row: RunRow) -> dict[str, Any]:

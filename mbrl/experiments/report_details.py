@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mbrl.experiments.charts import Guide
-from mbrl.experiments.findings import Improvement, Summary, ToThreshold
+from mbrl.experiments.findings import Difference, Improvement, Paired, Summary, ToThreshold
 from mbrl.experiments.interval_charts import Row, interval_chart
 from mbrl.experiments.markup import el
 from mbrl.experiments.report_sections import Section, Styles, part
@@ -40,7 +40,7 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
                 [
                     (
                         key(found.label, styles),
-                        f"{found.reached} of {found.n}",
+                        f"{found.reached} of {found.n}" + (f" ({found.failed} failed)" if found.failed else ""),
                         "not by half of the runs" if found.median is None else number(found.median),
                         _bounds(found),
                         number(found.restricted_mean),
@@ -57,8 +57,8 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
         el(
             "p",
             "Runs that never reach the threshold count as “not until their end” (they are censored: Kaplan-Meier), "
-            "never as missing. The mean counts every run up to one common end, so that algorithms can be compared of "
-            "which some runs do not reach it.",
+            "never as missing, and failed runs as those that never reach it. The mean counts every run up to one "
+            "common end, so that algorithms can be compared of which some runs do not reach it.",
         ),
         el("p", "The switch under “Return against cost” chooses the cost here, too.", class_="note"),
         el("div", tables, class_="tables"),
@@ -86,11 +86,8 @@ def improvement(summary: Summary) -> Section | None:
     )
     tables = [
         table(
-            ["a run of … beats one of …", "probability", "runs", "true coverage"],
-            [
-                (f"{f.first} > {f.second}", estimate(f.probability, share), f.probability.n, coverage(f.probability))
-                for f in found
-            ],
+            ["a run of … beats one of …", "probability", "runs"],
+            [(f"{f.first} > {f.second}", estimate(f.probability, share), f.probability.n) for f in found],
             caption="mean over all tasks" if env_id is None else env_id,
         )
         for env_id, found in groups.items()
@@ -109,40 +106,59 @@ def improvement(summary: Summary) -> Section | None:
 
 
 def pairs(summary: Summary) -> Section | None:
-    """Differences between runs of the same seed, and what so many seeds could have shown."""
-    if not summary.paired and not summary.detectable:
+    """Differences between algorithms, and what so many seeds could have shown."""
+    if not summary.differences:
         return None
     paired = by(summary.paired, "env_id", "first", "second")
     power = by(summary.detectable, "env_id", "first", "second")
-    tables = []
+    apart, together = [], []
     for task in summary.tasks:
-        rows = []
-        for which in dict.fromkeys([*paired, *power]):
-            if which[0] != task.env_id:
-                continue
-            pair, least = paired.get(which), power.get(which)
-            rows.append(
-                (
-                    f"{which[1]} {MINUS} {which[2]}",
-                    estimate(pair.difference) if pair else NOTHING,
-                    coverage(pair.difference) if pair else NOTHING,
-                    pair.difference.n if pair else NOTHING,
-                    number(least.observed) if least else NOTHING,
-                    number(least.difference) if least else NOTHING,
-                )
-            )
-        columns = ["", "paired difference", "true coverage", "pairs", "difference of means", "smallest detectable"]
-        tables.append(table(columns, rows, caption=task.env_id))
+        here = [found for found in summary.differences if found.env_id == task.env_id]
+        columns = ["", "difference", "true coverage", "runs of each", "p", "smallest detectable"]
+        apart.append(table(columns, [_difference(found, power) for found in here], caption=task.env_id))
+        rows = [_pair(paired[which]) for f in here if (which := (f.env_id, f.first, f.second)) in paired]
+        columns = ["", "paired difference", "true coverage", "pairs", "correlation"]
+        together.append(table(columns, rows, caption=task.env_id))
     return part(
         "pairs",
         "Differences, and what this many seeds can show",
         el(
             "p",
-            "The interquartile mean of differences in return between runs of one seed; and the smallest true "
-            "difference of means that this many runs would find in four of five studies. A difference that was seen "
-            "and is smaller than that may well be luck: more seeds would tell.",
+            "Differences of interquartile means in return at the budget; p is that of the rank test by which answers "
+            "decide. The smallest detectable difference is the true one that this test would find in four of five "
+            "studies of so many runs, were returns normal. A difference that was seen and is smaller may well be luck: "
+            "more seeds would tell.",
         ),
-        details("Pairs by task", tables),
+        details("Differences by task", apart),
+        el(
+            "p",
+            "Runs of one seed share the start states of their evaluations, and nothing else. Where their returns go "
+            "together, as the correlation says, the interquartile mean of differences between them is more exact; "
+            "where it is about 0 or below, it is not.",
+        ),
+        details("The same between runs of one seed", together),
+    )
+
+
+def _difference(found: Difference, power: Mapping) -> tuple:
+    least = power.get((found.env_id, found.first, found.second))
+    return (
+        f"{found.first} {MINUS} {found.second}",
+        estimate(found.difference),
+        coverage(found.difference),
+        found.difference.n,
+        number(found.p, 2),
+        number(least.difference) if least else NOTHING,
+    )
+
+
+def _pair(found: Paired) -> tuple:
+    return (
+        f"{found.first} {MINUS} {found.second}",
+        estimate(found.difference),
+        coverage(found.difference),
+        found.difference.n,
+        share(found.correlation),
     )
 
 
@@ -152,12 +168,16 @@ def finals(summary: Summary, styles: Styles) -> Section | None:
         return None
     tables = [
         table(
-            ["algorithm", "deterministic", "stochastic"],
+            ["algorithm", "deterministic", "stochastic", "runs", "without one", "diverged", "episodes"],
             [
                 (
                     key(found.label, styles),
                     estimate(found.deterministic) if found.deterministic else NOTHING,
                     estimate(found.stochastic) if found.stochastic else NOTHING,
+                    found.runs,
+                    found.missing,
+                    found.diverged,
+                    ", ".join(map(str, found.episodes)) or NOTHING,
                 )
                 for found in summary.finals
                 if found.env_id == task.env_id
@@ -173,7 +193,7 @@ def finals(summary: Summary, styles: Styles) -> Section | None:
             "p",
             "Mean returns of the final evaluation, on seeds that all runs share: with the policy's mode, and with "
             "actions drawn from it. Runs of different lengths end at different steps. Planning has no actions to "
-            "draw.",
+            "draw. Runs without one are left out; one that diverged counts as the worst return of the task.",
         ),
         tables,
     )

@@ -26,7 +26,7 @@ def page(summary: Summary, *, study: Mapping[str, Any] | None = None, oracle: Se
         resources.files("mbrl.experiments").joinpath("report_assets", name).read_text()
         for name in ("report.css", "report.js")
     )
-    title = _title(study)
+    title = _title(summary, study)
     sections = _sections(summary, study, oracle)
     policy = f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(js)}'; base-uri 'none'"
     head = el(
@@ -71,9 +71,14 @@ def _sections(summary: Summary, study: Mapping[str, Any] | None, oracle: Sequenc
     return [section for section in found if section is not None]
 
 
-def _title(study: Mapping[str, Any] | None) -> str:
+def _title(summary: Summary, study: Mapping[str, Any] | None) -> str:
+    """The question, where there are algorithms with a model and without."""
+    both = len({entry.model_based for entry in summary.entries}) > 1
+    asked = "Is a model worth it?" if both else "A comparison of algorithms"
     name = study.get("name") if study else None
-    return f"Is a model worth it? {str(name).capitalize()} study" if name else "Is a model worth it?"
+    if not name:
+        return asked
+    return f"{asked} {str(name).capitalize()} study" if both else f"{asked}: {name} study"
 
 
 def _lead(summary: Summary) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mbrl.experiments.findings import SettingDifference, Summary
@@ -22,8 +19,10 @@ WORDS = {
     "interquartile mean": "mean of the middle half of the runs: one lucky or broken run does not decide it",
     "95 % interval": "made so that it holds the truth in 95 of 100 studies; with few runs that comes out differently, "
     "and the true coverage says how",
-    "undecided": "the intervals allow both answers; more seeds may tell",
-    "paired": "runs of one seed start alike, and so their difference varies less",
+    "undecided": "an exact rank test at 5 % does not tell them apart, or would not if failed runs counted as the "
+    "worst; more seeds may tell",
+    "paired": "of runs with one seed, which share the start states of their evaluations: their difference may vary "
+    "less, and the correlation says whether it does",
     "censored": "a run that ended before it reached the threshold: all that is known is that it takes longer",
     "gradient steps": "steps of an optimiser, of learner and model together",
     "model steps": "transitions predicted by a learned model, in planning and in rollouts",
@@ -94,16 +93,17 @@ def runs(summary: Summary, styles: Styles) -> Section:
 
 
 def origin(summary: Summary, study: Mapping[str, Any] | None) -> Section:
-    """Versions, commits, the machine, and the commands that make it again."""
+    """Versions, commits, machines, and the commands that make it again."""
     versions = table(
         ["made with", "versions"], [(name, several(found)) for name, found in summary.versions.items()], left=2
     )
+    machines = table(["machine", "runs"], list(summary.machines.items()))
     commits = table(["git commit", "runs"], [(el("code", commit), count) for commit, count in summary.commits.items()])
     mixed = [name for name, found in summary.versions.items() if len(found) > 1]
     words = f"Runs were made with different versions of {several(mixed)}." if mixed else None
     return part(
         "origin",
-        "Versions, machine, and how to make it again",
+        "Versions, machines, and how to make it again",
         el("pre", el("code", "\n".join(_commands(summary, study)))),
         el(
             "p",
@@ -114,9 +114,9 @@ def origin(summary: Summary, study: Mapping[str, Any] | None) -> Section:
             el("code", "csv/timings/"),
             ".",
         ),
-        el("p", f"This report was written on: {machine()}."),
         el("p", words) if words else None,
         versions,
+        machines,
         commits,
     )
 
@@ -125,21 +125,6 @@ def glossary() -> Section:
     """What words mean here."""
     rows = [el("li", el("strong", word), ": ", meaning, ".") for word, meaning in WORDS.items()]
     return part("words", "Words", el("ul", rows))
-
-
-def machine() -> str:
-    """The machine that this process is on, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{_processor()}, {counted(cores, 'core')}, {platform.system()}, Python {platform.python_version()}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def _commands(summary: Summary, study: Mapping[str, Any] | None) -> list[str]:
@@ -151,8 +136,12 @@ def _commands(summary: Summary, study: Mapping[str, Any] | None) -> list[str]:
     )
     if study and study.get("command"):
         return [*checkout, str(study["command"])]
-    paths = " ".join(shlex.quote(row.path) for row in summary.runs)
-    return [*checkout, f"mbrl report {paths} --out DIR"]
+    places = [(row.label, row.path) for row in summary.runs] + [(row.label, row.path) for row in summary.failures]
+    runs = [f"{label}={path}" for label, path in places if path]
+    budgets = [f"{task.env_id}={task.budget}" for task in summary.tasks]
+    given = [f"{task.env_id}={task.threshold!r}" for task in summary.tasks if task.threshold_source == "given"]
+    options = ["--budget", *budgets, *(["--threshold", *given] if given else [])]
+    return [*checkout, shlex.join(["mbrl", "report", *runs, *options])]
 
 
 def _plain(value: str) -> str:

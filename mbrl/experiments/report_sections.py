@@ -195,7 +195,7 @@ def profiles(summary: Summary, styles: Styles) -> Section | None:
 
 def line_of(curve: Curve, styles: Styles) -> Line:
     """A curve of the summary as a line of a chart."""
-    return Line(curve.label, styles[curve.label], curve.x, curve.value, curve.low, curve.high)
+    return Line(curve.label, styles[curve.label], curve.x, curve.value, curve.low, curve.high, stepped=True)
 
 
 def budget_end(summary: Summary, task: TaskInfo, axis: str) -> float | None:
@@ -229,13 +229,22 @@ def _task_curves(summary: Summary, task: TaskInfo, axis: str, whole: bool, style
 
 
 def _absent(drawn: Sequence[Curve], axis: str, summary: Summary) -> Markup | None:
-    """Which labels an axis leaves out, and why."""
-    there = {curve.label for curve in drawn if curve.axis == axis and _known(curve)}
-    none = {curve.label for curve in drawn if curve.axis == axis and curve.x and max(curve.x) == 0} - there
-    unknown = [entry.label for entry in summary.entries if entry.label not in there | none]
-    words = [f"{several(sorted(none))}: no {SHORT[axis]}."] if none else []
-    words += [f"{several(unknown)}: {SHORT[axis]} not known, or no run got to the budget."] if unknown else []
-    return el("p", "Not drawn. ", " ".join(words), class_="note") if words else None
+    """Which labels an axis leaves out on which task, and why."""
+    told: dict[str, list[str]] = {}
+    for task in summary.tasks:
+        here = [curve for curve in drawn if (curve.axis, curve.env_id) == (axis, task.env_id)]
+        there = {curve.label for curve in here if _known(curve)}
+        none = {curve.label for curve in here if curve.x and max(curve.x) == 0} - there
+        unknown = [entry.label for entry in summary.entries if entry.label not in there | none]
+        words = [f"{several(sorted(none))}: no {SHORT[axis]}."] if none else []
+        words += [f"{several(unknown)}: {SHORT[axis]} not known, or no run got to the budget."] if unknown else []
+        if words:
+            told.setdefault(" ".join(words), []).append(short_task(task.env_id))
+    if not told:
+        return None
+    everywhere = len(told) == 1 and len(next(iter(told.values()))) == len(summary.tasks)
+    texts = [words if everywhere else f"{several(tasks)}: {words}" for words, tasks in told.items()]
+    return el("p", "Not drawn. ", " ".join(texts), class_="note")
 
 
 def _known(curve: Curve) -> bool:

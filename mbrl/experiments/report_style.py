@@ -119,6 +119,8 @@ def interval(low: float | None, high: float | None, write: Callable[[float | Non
 
 def estimate(found: Estimate, write: Callable[[float | None], str] = number) -> str:
     """A value with its interval, or the words that there is none."""
+    if found.low is not None and found.high is not None and math.isclose(found.low, found.high):
+        return f"{write(found.value)} (all runs equal)"
     return f"{write(found.value)} {interval(found.low, found.high, write) or '(no interval)'}"
 
 
@@ -128,9 +130,11 @@ def percent(part: float) -> str:
 
 
 def coverage(found: Estimate) -> str:
-    """How often such an interval holds the truth."""
-    if found.coverage is None:
+    """How often such an interval holds the truth; a dash where that was not simulated."""
+    if found.low is None and found.high is None:
         return "no interval"
+    if found.coverage is None:
+        return NOTHING
     low, high = (percent(end) for end in found.coverage)
     return low if low == high else f"{low.removesuffix(' %')}{NOTHING}{high}"
 

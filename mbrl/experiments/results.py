@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -33,6 +33,7 @@ from mbrl.experiments.comparability import (
 from mbrl.experiments.costs import Sizes, cost_curves
 from mbrl.experiments.provenance import unseal
 from mbrl.experiments.run import METRICS, STEP, Run
+from mbrl.seeding import derive
 
 COSTS = ("steps", "minutes", "cpu_minutes", "gradient_steps", "model_steps", "flops")
 """What a run costs: real environment steps, wall-clock minutes with evaluations, minutes of the processor without,
@@ -40,6 +41,8 @@ gradient steps of learner and model together, steps in a learned model, and floa
 `mbrl.experiments.costs`)."""
 FINAL = "evaluation.json"
 """The final evaluation in a run directory."""
+FINAL_SEED = derive("final evaluation")
+"""Of its episodes: all runs meet the same start states."""
 MODEL_BASED = frozenset({"pets", "dyna", "mbpo", "mopo", "combo", "mobile"})
 """Values of a run's `algo` that learn a model of the dynamics."""
 
@@ -52,9 +55,7 @@ class EvaluationProtocol:
     env_kwargs: str
     """Options of the environment, as JSON text with sorted keys."""
     episodes: int
-    """Per evaluation."""
-    deterministic: bool
-    """Whether actions are the policy's mode; during training they are."""
+    """Per evaluation, whose actions are the policy's mode."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,15 @@ class Outcome:
     """[evaluations] for each of `COSTS`, what was spent until then; NaN where that is not known."""
     final: dict[str, float | None]
     """Mean return of the "deterministic" and the "stochastic" final evaluation; None where there is none."""
+    final_episodes: int | None
+    """Of each of them."""
     settings: dict[str, Any]
     """The run's settings, as config.json has them."""
     protocol: EvaluationProtocol
     versions: dict[str, str]
     commit: str | None
+    machine: str | None
+    """What it was made on, in words; None: it is older than that is kept."""
     complete: bool
     """Whether the run reached all of its steps."""
 
@@ -161,15 +166,20 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
     said = []
     if run.metrics_path.exists() and run.offset < run.metrics_path.stat().st_size:
         said.append(f"{_name(label, run)}: the last line of {METRICS} is unfinished, and is left out")
-    evaluations = [row for row in rows if "eval/mean_reward" in row]
+    at = [number for number, row in enumerate(rows) if "eval/mean_reward" in row]
+    evaluations = [rows[number] for number in at]
     if not evaluations:
         raise ValueError(f"{path} has no evaluation yet; runs are evaluated where eval_every is not 0")
     config = loop_settings(run.config)
     env = _environment(run)
-    costs = cost_curves(run.algo, run.config, evaluations, _sizes(*env))
+    costs = {axis: spent[at] for axis, spent in cost_curves(run.algo, run.config, rows, _sizes(*env)).items()}
     steps = costs.pop("steps")
     if not (np.diff(steps, prepend=-1) > 0).all():
         raise ValueError(f"{path / METRICS} is damaged: real steps of its evaluations do not rise")
+    for axis, spent in costs.items():
+        if (np.diff(spent) < 0).any():
+            said.append(f"{_name(label, run)}: its {axis} fall in {METRICS}, which is damaged; they count as unknown")
+            costs[axis] = np.full(len(spent), math.nan)
     returns, unusable = _returns(evaluations)
     if unusable:
         said.append(f"{_name(label, run)}: the simulation diverged in {unusable} of {len(returns)} evaluations")
@@ -179,6 +189,8 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
             f"{_name(label, run)} is not complete: it took {_steps_done(run, rows):,} of "
             f"{config['total_timesteps']:,} steps"
         )
+    final, told = _final(run)
+    said += [f"{_name(label, run)}: {text}" for text in told]
     outcome = Outcome(
         path=path,
         env_id=run.env_id,
@@ -188,11 +200,13 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
         steps=steps.astype(int),
         returns=returns,
         costs={"steps": steps, **costs},
-        final=_final(path),
+        final=final.returns,
+        final_episodes=final.episodes,
         settings=run.config,
-        protocol=EvaluationProtocol(run.env_id, env[1], int(config["eval_episodes"]), True),
+        protocol=EvaluationProtocol(run.env_id, env[1], int(config["eval_episodes"])),
         versions=run.header.get("versions", {}),
         commit=run.header.get("git_commit"),
+        machine=_machine(run.header.get("machine")),
         complete=complete,
     )
     return outcome, said
@@ -240,22 +254,43 @@ def _steps_done(run: Run, rows: Sequence[Mapping[str, Any]]) -> int:
     return max(logged, *saved, 0)
 
 
-def _final(path: Path) -> dict[str, float | None]:
-    """Mean returns of the final evaluation. Raises ValueError where the file is damaged."""
-    file = path / FINAL
+class _Final(NamedTuple):
+    """The final evaluation of a run."""
+
+    returns: dict[str, float | None]
+    episodes: int | None
+
+
+def _final(run: Run) -> tuple[_Final, list[str]]:
+    """The final evaluation, and what a reader must know of it. Raises ValueError where the file is damaged."""
+    file, kinds = run.path / FINAL, ("deterministic", "stochastic")
+    said: list[str] = []
     if not file.exists():
-        return {"deterministic": None, "stochastic": None}
+        return _Final(dict.fromkeys(kinds), None), said
     try:
         content = unseal(file.read_bytes())
-        return {kind: _mean_return(content[kind]) for kind in ("deterministic", "stochastic")}
+        found = _Final({kind: _mean_return(content[kind]) for kind in kinds}, len(content["deterministic"]["returns"]))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}); delete it, and mbrl compare makes it again") from None
+    newest = [path.name for path in checkpoints(run.path)[:1]]
+    if newest and content.get("checkpoint") not in newest:
+        said.append(f"its final evaluation is of {content.get('checkpoint')}, and not of its newest checkpoint")
+    if content.get("seed", FINAL_SEED) != FINAL_SEED:
+        said.append("its final evaluation has other start states than this version's: they are not the others'")
+    return found, said
 
 
 def _mean_return(played: Mapping[str, Any] | None) -> float | None:
     if played is None:
         return None
     return float(np.mean([-math.inf if ret is None else ret for ret in played["returns"]]))
+
+
+def _machine(found: Mapping[str, Any] | None) -> str | None:
+    if found is None:
+        return None
+    threads = "" if found["threads"] is None else f", {found['threads']} threads"
+    return f"{found['processor']}, {found['cores']} cores{threads}"
 
 
 def _failure(label: str, path: Path, reason: str) -> Failure:

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from mbrl.experiments.provenance import git_commit, seal, sync, unseal, versions, write_durably
+from mbrl.experiments.provenance import git_commit, machine, seal, sync, unseal, versions, write_durably
 
 FORMAT = 1
 CONFIG, METRICS = "config.json", "metrics.jsonl"
@@ -30,7 +30,7 @@ class Run:
     """One training run on disk: made by `Run.create`, found again by `Run.open`.
 
     Attributes: `path`, `env_id`, `algo`, `seed`, `config` (as it comes back from JSON: tuples are lists), `header`
-    (everything in config.json, versions and git commit among it) and `x` (the metric that is its x axis).
+    (everything in config.json, versions, git commit and machine among it) and `x` (the metric that is its x axis).
     """
 
     def __init__(self, path: Path, header: dict[str, Any], *, tensorboard: bool = False) -> None:
@@ -64,13 +64,14 @@ class Run:
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "versions": versions(),
             "git_commit": git_commit(),
+            "machine": machine(),
             "config": dict(config),
         }
         try:
             text = seal(header).encode()
         except ValueError as error:
             raise ValueError(f"config: {error}") from None
-        path = _new_directory(Path(root), f"{_file_name(env_id)}__{_file_name(algo)}__{seed}")
+        path = _new_directory(Path(root), f"{file_name(env_id)}__{file_name(algo)}__{seed}")
         _write_header(path, text)
         sync(path.parent)
         return cls(path, unseal(text), tensorboard=tensorboard)
@@ -264,7 +265,8 @@ def _plain(value: Any, key: str) -> Any:
     raise ValueError(f"row[{key!r}]: expected a number, a string or a list of them, got {type(value).__name__}")
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
+    """An environment's or algorithm's name as the names of run directories have it."""
     return "".join(character if character.isalnum() or character in "-_." else "-" for character in text)
 
 

@@ -69,8 +69,7 @@ def interval(values: np.ndarray, statistic: Statistic = "iqm") -> Interval | Non
 
 
 def stratified_interval(tasks: Sequence[np.ndarray], statistic: Statistic = "iqm") -> Interval | None:
-    """The interval of the interquartile mean, or mean, of all tasks' values together; None where a task has fewer
-    than two.
+    """The interval of `over_tasks`; None where a task has fewer than two values.
 
     Every task's values [n] are resampled among themselves: tasks are the ones that were chosen, runs are samples.
 
@@ -86,10 +85,45 @@ def stratified_interval(tasks: Sequence[np.ndarray], statistic: Statistic = "iqm
         return None
     generator = np.random.default_rng(SEED)
     drawn = [_finite(values)[generator.integers(0, len(values), (RESAMPLES, len(values)))] for values in tasks]
-    pooled = np.concatenate(drawn, axis=1)
-    resampled = iqm(pooled) if statistic == "iqm" else pooled.mean(axis=1)
-    low, high = np.quantile(resampled, levels(fewest, len(tasks)))
+    low, high = np.quantile(over_tasks(drawn, statistic), levels(fewest, len(tasks)))
     return Interval(float(low), float(high))
+
+
+def over_tasks(tasks: Sequence[np.ndarray], statistic: Statistic = "iqm") -> np.ndarray:
+    """The interquartile mean, or mean, of the values [..., n] of several tasks together, in which tasks count alike.
+
+    Where all have the same n, that is `iqm` of all values. Else a value weighs 1/n, and a quarter of the weights goes
+    at either end, of single values in part.
+    """
+    pooled = np.concatenate(tasks, axis=-1)
+    if statistic == "mean":
+        return np.mean([np.mean(values, axis=-1) for values in tasks], axis=0)
+    if len({np.shape(values)[-1] for values in tasks}) == 1:
+        return iqm(pooled)
+    weights = np.concatenate([np.full(np.shape(v)[-1], 1 / np.shape(v)[-1] / len(tasks)) for v in tasks])
+    order = np.argsort(pooled, axis=-1)
+    ends = np.cumsum(weights[order], axis=-1)
+    kept = np.clip(ends, TRIMMED, 1 - TRIMMED)
+    kept = np.diff(kept, axis=-1, prepend=TRIMMED)  # the part of each value that lies in the middle
+    return np.sum(np.take_along_axis(pooled, order, axis=-1) * kept, axis=-1) / (1 - 2 * TRIMMED)
+
+
+def difference_interval(first: np.ndarray, second: np.ndarray) -> Interval | None:
+    """The interval of IQM(first) - IQM(second) for independent runs [..., n] and [..., m]; None where either has one.
+
+    Both are resampled by themselves, at the levels of two tasks with the fewer runs.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    first, second = _finite(first), _finite(second)
+    n, m = first.shape[-1], second.shape[-1]
+    if min(n, m) < FEWEST:
+        return None
+    other = np.random.default_rng(SEED + 1).permutation(RESAMPLES)  # else equal n would be resampled alike
+    resampled = np.sort(first, axis=-1) @ _weights(n, "iqm").T - np.sort(second, axis=-1) @ _weights(m, "iqm")[other].T
+    low, high = np.quantile(resampled, levels(min(n, m), 2), axis=-1)
+    return Interval(low, high)
 
 
 def levels(n: int, tasks: int = 1) -> tuple[float, float]:
@@ -167,11 +201,17 @@ def mean_of_intervals(values: Sequence[float], intervals: Sequence[Interval]) ->
     return Interval(mean - below, mean + above)
 
 
-def share_interval(count: float, n: int) -> Interval:
-    """Wilson's score interval of a share of `n`; also of a share over strata, for which it is on the wide side."""
+def share_interval(count: float, n: float) -> Interval:
+    """Wilson's score interval of a share of `n`; also of a share over strata, see `effective_runs`."""
     centre, total = (count + Z**2 / 2) / (n + Z**2), n + Z**2
     half = Z * math.sqrt(max(0.0, count * (n - count) / n) + Z**2 / 4) / total
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def effective_runs(counts: Sequence[int]) -> float:
+    """How many runs a mean of shares over tasks is worth that have so many each: M^2 / sum(1/n), their sum where all
+    have the same."""
+    return len(counts) ** 2 / sum(1 / n for n in counts)
 
 
 def performance_profile(scores: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -225,32 +265,6 @@ def survival(time: np.ndarray, happened: np.ndarray) -> Survival:
         low, high = share ** np.exp(Z * deviation), share ** np.exp(-Z * deviation)
     unknown = (share <= 0) | (share >= 1)
     return Survival(at, share, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high))
-
-
-def detectable_difference(deviation: float, n: int, m: int | None = None, *, power: float = 0.8) -> float | None:
-    """The smallest true difference that a two-sided t test at 5 % finds with probability `power`.
-
-    Args:
-        deviation: standard deviation of a single value: of runs, or of paired differences.
-        n: values, of the first sample.
-        m: of the second; None: the test is of one sample, or of pairs.
-        power: probability of finding it.
-
-    Returns None where there are too few values for any test.
-    """
-    freedom = n - 1 if m is None else n + m - 2
-    if freedom < 1:
-        return None
-    scale = math.sqrt(1 / n) if m is None else math.sqrt(1 / n + 1 / m)
-    critical = float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
-
-    def missing(shift: float) -> float:  # the other tail's share is below 1e-4 wherever the power is above a half
-        return power - float(stats.nct.sf(critical, freedom, shift))
-
-    highest = 1.0
-    while missing(highest) > 0:
-        highest *= 2
-    return deviation * scale * float(optimize.brentq(missing, 0.0, highest))
 
 
 def pooled_deviation(first: np.ndarray, second: np.ndarray) -> float:

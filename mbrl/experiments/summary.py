@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from mbrl.experiments import comparison_tables as tables
 from mbrl.experiments import cost_curves
@@ -15,6 +16,7 @@ from mbrl.experiments.findings import (
     Cost,
     Curve,
     Detectable,
+    Difference,
     Entry,
     Estimate,
     FailureRow,
@@ -37,6 +39,7 @@ __all__ = [
     "Cost",
     "Curve",
     "Detectable",
+    "Difference",
     "Entry",
     "Estimate",
     "FailureRow",
@@ -71,6 +74,7 @@ def summarise(
     comparison = compare(results, budgets=budgets, thresholds=thresholds, seed=seed)
     at_budgets, aggregates = tuple(tables.at_budgets(comparison)), tuple(tables.aggregates(comparison))
     costs, detectable = tuple(cost_curves.costs(comparison)), tuple(tables.detectable(comparison))
+    finals = tuple(tables.finals(comparison))
     return Summary(
         answers=tuple(answers(comparison, at_budgets, aggregates, costs, detectable)),
         tasks=comparison.tasks,
@@ -83,14 +87,16 @@ def summarise(
         profiles=tuple(tables.profiles(comparison)),
         thresholds=tuple(cost_curves.to_thresholds(comparison)),
         paired=tuple(tables.paired(comparison)),
+        differences=tuple(tables.differences(comparison)),
         detectable=detectable,
-        finals=tuple(tables.finals(comparison)),
+        finals=finals,
         settings=tuple(tables.setting_differences(comparison)),
         runs=tuple(tables.run_rows(comparison)),
         failures=tuple(tables.failure_rows(comparison)),
         versions=_versions(results),
         commits=dict(sorted(Counter(outcome.commit or "unknown" for outcome in results.outcomes).items())),
-        warnings=(*results.warnings, *comparison.warnings, *_uneven(comparison)),
+        machines=dict(sorted(Counter(outcome.machine or "unknown" for outcome in results.outcomes).items())),
+        warnings=(*results.warnings, *comparison.warnings, *_uneven(comparison), *_final_warnings(finals)),
     )
 
 
@@ -107,8 +113,29 @@ def _uneven(comparison: Comparison) -> list[str]:
         missing = [task.env_id for task in comparison.tasks if (task.env_id, label) not in comparison.cells]
         if missing and len(missing) < len(comparison.tasks):
             said.append(f"{label} has no run at the budget on {', '.join(missing)}: its aggregate is over other tasks")
+        counts = {task: len(cell.outcomes) for (task, name), cell in comparison.cells.items() if name == label}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{n} on {env_id}" for env_id, n in counts.items())
+            said.append(f"{label} has different numbers of runs ({told}): over tasks, each task counts alike")
     for task in comparison.tasks:
         runs = [run for label in comparison.labels_of(task.env_id) for run in comparison.outcomes(task.env_id, label)]
         if not any((run.returns >= task.threshold).any() for run in runs):
             said.append(f"{task.env_id}: no run reached the threshold of {task.threshold:,.4g}")
+    return said
+
+
+def _final_warnings(finals: Sequence[Final]) -> list[str]:
+    """Final evaluations that are not what they seem."""
+    said = []
+    for found in finals:
+        name = f"{found.label} on {found.env_id}"
+        if found.diverged:
+            said.append(
+                f"{name}: the simulation diverged in the final evaluation of {found.diverged} of {found.runs} runs; "
+                "they count as the worst finite return of the task"
+            )
+        if 0 < found.missing < found.runs:
+            said.append(f"{name}: {found.missing} of {found.runs} runs have no final evaluation")
+        if len(found.episodes) > 1:
+            said.append(f"{name}: final evaluations have different numbers of episodes: {found.episodes}")
     return said

@@ -14,6 +14,7 @@ from mbrl.experiments.findings import (
     Cost,
     Curve,
     Detectable,
+    Difference,
     Entry,
     Estimate,
     FailureRow,
@@ -144,7 +145,7 @@ def invented_summary() -> Summary:
         curves=tuple(curve for runs_ in cells.values() for axis in COSTS if (curve := _curve(runs_, axis))),
         costs=tuple(_cost(runs_, axis) for runs_ in cells.values() for axis in COSTS),
         improvements=tuple(
-            Improvement(env_id, a, b, Estimate(_beats(whole[a], whole[b]), 0.3, 0.97, 5, (0.9, 0.94)))
+            Improvement(env_id, a, b, Estimate(_beats(whole[a], whole[b]), 0.3, 0.97, 5, None))
             for env_id in (None, *TASKS)
             for a, b in pairs
         ),
@@ -153,7 +154,14 @@ def invented_summary() -> Summary:
             _threshold(t, cells[t.env_id, e.label], axis) for t in tasks for e in ENTRIES for axis in COSTS
         ),
         paired=tuple(
-            Paired(env_id, a, b, Estimate(12.3, -4.0, 30.0, 5, (0.88, 0.93))) for env_id in TASKS for a, b in pairs
+            Paired(env_id, a, b, Estimate(12.3, -4.0, 30.0, 5, (0.88, 0.93)), -0.21)
+            for env_id in TASKS
+            for a, b in pairs
+        ),
+        differences=tuple(
+            Difference(env_id, a, b, Estimate(14.2, -9.0, 41.0, 5, (0.92, 0.97)), 0.31)
+            for env_id in TASKS
+            for a, b in pairs
         ),
         detectable=tuple(Detectable(env_id, a, b, 5, 40.0, 0.2, 13.1) for env_id in TASKS for a, b in pairs),
         finals=tuple(
@@ -162,6 +170,10 @@ def invented_summary() -> Summary:
                 key[1],
                 estimate(np.array([r.deterministic for r in runs_])),
                 None if key[1] == "pets" else estimate(np.array([r.stochastic for r in runs_])),
+                runs=5,
+                missing=0,
+                diverged=0,
+                episodes=(5 if key[1] == "pets" else 20,),
             )
             for key, runs_ in cells.items()
         ),
@@ -176,6 +188,7 @@ def invented_summary() -> Summary:
         ),
         versions={"mbrl-planners": ("0.1.0",), "torch": ("2.13.0",), "numpy": ("2.4.5", "2.4.6")},
         commits={"4d936e9b1f0c5d2a7e8f9a0b1c2d3e4f5a6b7c8d": 99, "unknown": 1},
+        machines={"Some processor, 2 cores, 1 threads": 100},
         warnings=(
             "5 runs an algorithm and task: intervals are narrower than they say; see the true coverage beside them",
         ),
@@ -248,11 +261,11 @@ def _threshold(task: TaskInfo, runs: list[RunRow], axis: str) -> ToThreshold:
     median = float(np.median(hit)) if len(hit) > 2 else None
     end = max(r.costs[axis][-1] for r in runs)
     known = None if math.isnan(end) else end
-    share = Estimate(len(hit) / len(runs), 0.3, 1.0, len(runs), (0.95, 0.99))
+    share = Estimate(len(hit) / len(runs), 0.3, 1.0, len(runs), None)
     low, high = (None, None) if median is None else (0.8 * median, 1.3 * median if len(hit) > 4 else None)
     mean = None if known is None else float(np.mean([end if math.isnan(v) else v for v in first]))
     return ToThreshold(
-        task.env_id, runs[0].label, axis, task.threshold, len(hit), len(runs), share, median, low, high, mean, known
+        task.env_id, runs[0].label, axis, task.threshold, len(hit), len(runs), 0, share, median, low, high, mean, known
     )
 
 

@@ -174,6 +174,8 @@ def test_what_is_not_known_is_not_zero():
     assert (found["minutes"], found["cpu_minutes"]) == ([0.5], [0.25])
     assert found["gradient_steps"] == [5]
     assert found["model_steps"] == [0]
+    unsaid = {"sb3": {"hyperparameters": {"policy_kwargs": {"net_arch": [8]}}}}
+    assert np.isnan(cost_curves("sb3-ppo", unsaid, rows, nothing)["flops"]).all()  # whatever its batches are
     assert np.isnan(cost_curves("sb3-trpo", {"sb3": {"hyperparameters": {}}}, rows, nothing)["flops"]).all()
 
 

@@ -3,7 +3,16 @@
 import pytest
 from scipy import integrate, stats
 
-from mbrl.experiments.coverage import COVERAGE, MOST, SHAPES, coverage, simulate, truth
+from mbrl.experiments.coverage import (
+    COVERAGE,
+    MOST,
+    SHAPES,
+    coverage,
+    difference_coverage,
+    simulate,
+    simulate_differences,
+    truth,
+)
 
 
 def test_ten_seeds_cover_within_two_points_of_95_percent_on_every_shape():
@@ -41,9 +50,20 @@ def test_all_printed_coverages_are_what_is_simulated(statistic, tasks):
 
 
 def test_several_tasks_cover_about_what_is_printed():
-    found = simulate(3, 2, "iqm", studies=60, seed=11)
+    """200 studies have a deviation of 0.025; the interval of one task, or one without widened levels, fails."""
+    found = simulate(3, 2, "iqm", studies=200, seed=11)
     low, high = coverage(3, 2)
-    assert all(low - 0.12 <= share <= high + 0.12 for share in found.values()), found
+    assert all(low - 0.07 <= share <= high + 0.07 for share in found.values()), found
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_differences_cover_what_is_printed(n):
+    found = simulate_differences(n, studies=400, seed=11)
+    low, high = difference_coverage(n)
+    assert min(found.values()) == pytest.approx(low, abs=0.05)
+    assert max(found.values()) == pytest.approx(high, abs=0.05)
+    assert difference_coverage(1) is None
+    assert difference_coverage(40) == difference_coverage(10)
 
 
 def test_three_seeds_cover_about_three_quarters():

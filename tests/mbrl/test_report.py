@@ -11,6 +11,7 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,53 @@ def test_what_has_no_place_is_a_gap() -> None:
     assert "inf" not in chart
 
 
+def test_points_outside_the_frame_are_not_read_out() -> None:
+    """The line goes on to the frame, where it is cut off."""
+    line = Line("a", STYLE, (1, 2, 3, 4), (0, 1, 2, 3))
+    chart = line_chart([line], name="n", x_name="x", y_name="y", x_range=(0, 2.5))
+    assert [row[2] for row in points(chart)["a"]] == ["1", "2"]
+
+
+def test_curves_are_steps_and_nothing_lies_between(small: Summary) -> None:
+    lines = [attrs for tag, attrs in Reader(page(small)).elements if tag == "path" and attrs.get("class") == "line"]
+    drawn = [attrs["d"] or "" for attrs in lines if "H" in (attrs["d"] or "") and "V" in (attrs["d"] or "")]
+    assert len(drawn) > 10
+    assert not any("L" in path for path in drawn)
+    bands = re.findall(r'd="([^"]*)" class="band c0 d0" data-label="pets"', page(small))
+    corners = [tuple(map(float, place.split())) for place in re.findall(r"[\d.-]+ [\d.-]+", bands[0])]
+    assert all(a[0] == b[0] or a[1] == b[1] for a, b in pairwise(corners))
+
+
+def test_what_an_axis_leaves_out_is_told_by_task(summary: Summary) -> None:
+    without = ("flops", "Pendulum-v1", "mbpo")
+    fewer = tuple(c for c in summary.curves if (c.axis, c.env_id, c.label) != without)
+    text = Reader(page(replace(summary, curves=fewer))).text
+    assert "Pendulum-v1: mbpo and sb3-ppo: FLOPs not known" in text
+    assert "InvertedPendulum-v5, CartPoleSwingUp-v0 and Reacher-v5: sb3-ppo: FLOPs not known" in text
+
+
+def test_no_interval_is_said_only_where_there_is_none(summary: Summary) -> None:
+    """Intervals of probabilities and of shares are there, and their coverage was not simulated."""
+    assert "no interval" not in Reader(page(summary)).text
+    assert report_style.coverage(Estimate(0.5, 0.2, 0.8, 5, None)) == "\u2013"
+    assert report_style.coverage(Estimate(0.5, None, None, 1, None)) == "no interval"
+    assert report_style.estimate(Estimate(3.0, 3.0, 3.0, 5, (0.9, 0.9))) == "3 (all runs equal)"
+
+
+def test_without_both_kinds_the_title_does_not_ask_for_a_model(summary: Summary) -> None:
+    free = replace(summary, entries=tuple(replace(entry, model_based=False) for entry in summary.entries))
+    assert "Is a model worth it" not in page(replace(free, answers=()), study=STUDY)
+    assert "<h1>A comparison of algorithms: small study</h1>" in page(free, study=STUDY)
+    assert "<h1>Is a model worth it? Small study</h1>" in page(summary, study=STUDY)
+
+
+def test_a_report_without_a_command_names_all_that_it_takes(small: Summary) -> None:
+    given = tuple(replace(task, threshold=-200.0, threshold_source="given") for task in small.tasks)
+    text = Reader(page(replace(small, tasks=given))).text
+    assert f"mbrl report pets={small.runs[0].path} " in text
+    assert "--budget Pendulum-v1=5000 --threshold Pendulum-v1=-200.0" in text
+
+
 def test_bands_without_bound_leave_the_frame() -> None:
     line = Line("a", STYLE, (1, 2, 3), (0, 1, 2), (-math.inf,) * 3, (math.inf, 2, 3))
     chart = line_chart([line], name="n", x_name="x", y_name="y")
@@ -238,7 +286,7 @@ def test_every_chart_is_there_for_every_axis(summary: Summary) -> None:
         {"steps": 5, "minutes": 5, "cpu_minutes": 5, "gradient_steps": 5, "model_steps": 2, "flops": 4},
     )
     assert len(series) == 2 * tasks * sum(known.values()) + len(ENTRIES)  # two ranges, and the profiles
-    assert "sac, sb3-ppo and sb3-sac: no model steps." in parsed.text
+    assert "Not drawn. sac, sb3-ppo and sb3-sac: no model steps." in parsed.text
     assert "sb3-ppo: FLOPs not known, or no run got to the budget." in parsed.text
 
 
@@ -308,9 +356,9 @@ def test_a_poor_summary_has_a_page(small: Summary, tmp_path: Path) -> None:
     poor = replace(
         small,
         **dict.fromkeys(
-            ("answers", "curves", "improvements", "profiles", "thresholds", "paired", "costs", "settings"), ()
+            ("answers", "curves", "improvements", "profiles", "thresholds", "paired", "differences", "costs"), ()
         ),
-        **dict.fromkeys(("detectable", "finals", "failures", "warnings"), ()),
+        **dict.fromkeys(("detectable", "finals", "failures", "warnings", "settings"), ()),
         at_budget=tuple(replace(r, iqm=bare(r.iqm), mean=bare(r.mean), score=bare(r.score)) for r in small.at_budget),
         aggregates=tuple(replace(r, iqm=bare(r.iqm), mean=bare(r.mean)) for r in small.aggregates),
     )
@@ -338,6 +386,11 @@ def test_tables_hold_the_numbers_exactly(summary: Summary, tmp_path: Path) -> No
     run = next(r for r in summary.runs if (r.label, r.seed, r.env_id) == ("sac", 3, "Pendulum-v1"))
     mine = [row for row in evaluations if row["env_id"] == "Pendulum-v1"]
     assert [(int(r["steps"]), float(r["return"])) for r in mine] == list(zip(run.steps, run.returns, strict=True))
+    assert rows[0]["seeds"] == "0 1 2 3 4"
+    assert float(rows[0]["mean_low"]) == summary.at_budget[0].mean.low
+    assert [row["reason"] for row in read(tmp_path / "timings" / "failures.csv")] == ["the fit diverged, twice"]
+    assert [row["warning"] for row in read(tmp_path / "timings" / "warnings.csv")] == list(summary.warnings)
+    assert {"median", "smallest", "largest"} <= set(read(tmp_path / "costs.csv")[0])
     curve = next(c for c in summary.curves if (c.env_id, c.label, c.axis) == ("Reacher-v5", "mbpo", "model_steps"))
     drawn = [
         r

@@ -181,6 +181,20 @@ def test_the_axis_is_switched(show: Open, text: str) -> None:
     assert tab.locator("#curves ~ div [data-axis]:visible").get_attribute("data-range") == "budget"
 
 
+def test_to_the_budget_stays_in_the_frame(show: Open, text: str) -> None:
+    """Runs that go on behind the budget have points there, which the frame cuts off."""
+    tab = show(text, width=375)
+    tab.locator("#range-budget").check(force=True)
+    chart = tab.locator(VISIBLE).first
+    tip = chart.locator("xpath=../div[@class='tip']")
+    chart.focus()
+    chart.press("End")
+    assert "5,000 real steps" in tip.inner_text()
+    cursor = chart.evaluate("svg => Number(svg.querySelector('.cursor').getAttribute('x1'))")
+    assert 58 <= cursor <= 346
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 375
+
+
 def test_the_legend_hides_lines(show: Open, text: str) -> None:
     tab = show(text)
     key = tab.locator(".legend button", has_text="mbpo").first

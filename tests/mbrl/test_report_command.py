@@ -1,8 +1,10 @@
-"""`mbrl report` on run directories that the library has made."""
+"""`mbrl report` on run directories."""
 
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 import shutil
 from html import unescape
 from pathlib import Path
@@ -11,18 +13,17 @@ import pytest
 
 from mbrl.cli import main
 from mbrl.experiments.report_commands import named_runs
+from tests.mbrl.comparison_cases import write_run
 
-TINY = ["--env-id", "Pendulum-v1", "--eval-every", "30", "--eval-episodes", "1", "--initial-steps", "20"]
-LENGTHS = {"sac": 90, "td3": 60}
+RETURNS = {"sac": [-1400.0, -1200.0, -1000.0], "td3": [-1400.0, -1300.0]}
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("runs")
-    for algorithm, steps in LENGTHS.items():
+    for algorithm, returns in RETURNS.items():
         for seed in range(2):
-            length = ["--total-timesteps", str(steps), "--seed", str(seed)]
-            assert main(["train", algorithm, *TINY, *length, "--root", str(made / algorithm)]) == 0
+            write_run(made / algorithm, algorithm, seed, [ret - seed for ret in returns], every=30)
     return made
 
 
@@ -37,6 +38,10 @@ def test_runs_are_reported(root: Path, tmp_path: Path, capsys: pytest.CaptureFix
     shutil.copytree(root / "td3", others)
     broken = shutil.copytree(next(root.glob("td3/*__1__*")), others / "Pendulum-v1__td3__2__20260101-000000")
     (broken / "metrics.jsonl").write_text("{damaged\n")
+    unsigned = shutil.copytree(broken, others / "Pendulum-v1__td3__3__20260101-000000")
+    (unsigned / "config.json").write_text("{damaged")
+    bare = shutil.copytree(broken, others / "Pendulum-v1__td3__4__20260101-000000")
+    (bare / "config.json").unlink()
     assert main(["report", str(root / "sac"), f"other={others}", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert f"report: {out / 'report.html'}" in printed
@@ -50,11 +55,29 @@ def test_runs_are_reported(root: Path, tmp_path: Path, capsys: pytest.CaptureFix
     evaluations = [row for row in rows(out / "csv" / "evaluations.csv") if row["algorithm"] == "sac"]
     assert [int(row["steps"]) for row in evaluations] == [30, 60, 90] * 2
     page = unescape((out / "report.html").read_text())
-    assert "Is a model worth it" in page
+    assert "A comparison of algorithms" in page  # none of them has a model
     assert "Missing runs" in page
     for words in ("fewer than 10 seeds", f"{broken / 'metrics.jsonl'}, line 1: expected a JSON object"):
         assert words in printed
         assert words in page
+    for words in (f"{unsigned / 'config.json'} is damaged", f"run directory with a config.json, got '{bare}'"):
+        assert words in printed
+        assert words in page
+
+
+def test_the_printed_command_makes_the_same_report(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With names, budgets and thresholds; csv/ and the page come out alike."""
+    named = [f"first={root / 'sac'}", f"second={root / 'td3'}"]
+    options = ["--budget", "Pendulum-v1=60", "--threshold", "Pendulum-v1=-1250"]
+    assert main(["report", *named, "--out", str(tmp_path / "one"), *options]) == 0
+    page = (tmp_path / "one" / "report.html").read_text()
+    (printed,) = re.findall(r"(mbrl report [^<]*)</code>", page)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(shlex.split(unescape(printed))[1:]) == 0
+    assert (tmp_path / "elsewhere" / "report" / "report.html").read_text() == page
+    for file in (tmp_path / "one" / "csv").glob("*.csv"):
+        assert (tmp_path / "elsewhere" / "report" / "csv" / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -80,6 +103,10 @@ def test_bad_numbers_are_named(
 def test_runs_are_found(root: Path, tmp_path: Path) -> None:
     inside = sorted((root / "sac").iterdir())
     assert named_runs([str(root / "sac")]) == [("sac", path) for path in inside]
+    lost = tmp_path / "lost" / "Pendulum-v1__redq__0__20260101-000000"
+    lost.mkdir(parents=True)
+    (lost / "config.json").write_text("{damaged")
+    assert named_runs([str(tmp_path / "lost")]) == [("redq", lost)]
     assert named_runs([f"mine={inside[1]}"]) == [("mine", inside[1])]
     odd = tmp_path / "lr=1"
     shutil.copytree(inside[0], odd / "run")

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from mbrl.experiments.checkpoint import checkpoints
 from mbrl.experiments.provenance import seal
-from mbrl.experiments.results import COSTS, FINAL, Failure, read_results
+from mbrl.experiments.results import COSTS, FINAL, FINAL_SEED, Failure, read_results
 from mbrl.experiments.run import CONFIG, METRICS
 from mbrl.experiments.summary import summarise
 from tests.mbrl.comparison_cases import write_run
@@ -148,3 +149,47 @@ def test_runs_from_datasets_are_failures(tmp_path):
     content["config"]["x_axis"] = "train/n_updates"
     (bad / CONFIG).write_text(seal(content))
     assert "takes no real steps" in read_results([("sac", good), ("cql", bad)]).failures[0].reason
+
+
+def test_the_machine_of_the_runs_is_told(tmp_path):
+    one, other = write_run(tmp_path, "sac", 0, [1.0]), write_run(tmp_path, "sac", 1, [1.0])
+    old = write_run(tmp_path, "sac", 2, [1.0])  # of a version that does not say
+    for path, machine in ((other, {"processor": "Another", "cores": 64, "threads": 8}), (old, None)):
+        content = json.loads((path / CONFIG).read_text())
+        del content["sha256"], content["machine"]
+        (path / CONFIG).write_text(seal(content if machine is None else {**content, "machine": machine}))
+    results = read_results([("sac", path) for path in (one, other, old)])
+    assert "cores" in results.outcomes[0].machine
+    assert results.outcomes[1].machine == "Another, 64 cores, 8 threads"
+    assert results.outcomes[2].machine is None
+    assert any("runs were made on 2 machines" in text for text in results.warnings)
+    machines = summarise(results, budgets={"Pendulum-v1": 100}).machines
+    assert (machines["Another, 64 cores, 8 threads"], machines["unknown"]) == (1, 1)
+
+
+def test_a_final_evaluation_of_something_else_is_told(tmp_path):
+    path = write_run(tmp_path, "sac", 0, [1.0])
+    (path / "checkpoints" / "0002-step100").mkdir(parents=True)
+    played = {"deterministic": {"returns": [1.0]}, "stochastic": None}
+    (newest,) = (each.name for each in checkpoints(path))
+    (path / FINAL).write_text(seal({**played, "checkpoint": "0001-step50", "seed": 1}))
+    said = read_results([("sac", path)]).warnings
+    assert any("is of 0001-step50, and not of its newest checkpoint" in text for text in said)
+    assert any("has other start states than this version's" in text for text in said)
+    (path / FINAL).write_text(seal({**played, "checkpoint": newest, "seed": FINAL_SEED}))
+    assert not any("final evaluation" in text for text in read_results([("sac", path)]).warnings)
+
+
+def test_costs_that_fall_are_damage_and_gaps_are_carried_on(tmp_path):
+    path = write_run(tmp_path, "mbpo", 0, [1.0, 2.0, 3.0])
+    rows = [json.loads(line) for line in (path / METRICS).read_text().splitlines()]
+    rows[1].pop("model/steps")  # before the first: none yet
+    rows[3].pop("model/gradient_steps")
+    rows[5]["time/wall_clock"] = 1.0
+    (path / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = read_results([("mbpo", path)])
+    costs = results.outcomes[0].costs
+    np.testing.assert_array_equal(costs["model_steps"], [0, 2000, 3000])
+    np.testing.assert_array_equal(costs["gradient_steps"], [15, 25, 45])  # 20 updates and the 5 of before
+    assert np.isnan(costs["minutes"]).all()
+    assert any("its minutes fall in metrics.jsonl" in text for text in results.warnings)

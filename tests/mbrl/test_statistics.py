@@ -9,12 +9,14 @@ from scipy import stats
 from mbrl.experiments import statistics
 from mbrl.experiments.statistics import (
     Interval,
-    detectable_difference,
+    difference_interval,
+    effective_runs,
     improvement_interval,
     interval,
     iqm,
     levels,
     mean_of_intervals,
+    over_tasks,
     performance_profile,
     pooled_deviation,
     probability_of_being_earlier,
@@ -230,27 +232,48 @@ def test_being_earlier_by_hand():
     assert probability_of_being_earlier([5, 5], [False, False], [9], [False]) == 0.5
 
 
-def test_detectable_difference_of_published_sample_sizes():
-    """Cohen (1988), tables 2.4.1: 64 a group show d = 0.50, 26 show 0.80, at 5 % with power 0.80; 34 pairs show 0.50
-    (G*Power). One run less does not."""
-    for n, d in ((64, 0.5), (26, 0.8)):
-        assert detectable_difference(1.0, n, n) <= d < detectable_difference(1.0, n - 1, n - 1)
-    assert detectable_difference(1.0, 34) <= 0.5 < detectable_difference(1.0, 33)
-
-
-def test_detectable_difference_is_found_as_often_as_said():
-    generator = np.random.default_rng(0)
-    shift = detectable_difference(2.0, 5, 5)
-    first, second = generator.normal(shift, 2, (4_000, 5)), generator.normal(0, 2, (4_000, 5))
-    found = (stats.ttest_ind(first, second, axis=1).pvalue < 0.05).mean()
-    assert found == pytest.approx(0.8, abs=0.02)
-
-
-def test_too_few_runs_detect_nothing():
-    assert detectable_difference(1.0, 1, 1) is None
-    assert detectable_difference(1.0, 1) is None
-    assert detectable_difference(1.0, 2) > 10
-
-
 def test_pooled_deviation_by_hand():
     assert pooled_deviation(np.array([0.0, 2.0]), np.array([5.0, 5.0, 5.0])) == pytest.approx(np.sqrt(2 / 3))
+
+
+def test_tasks_count_alike_however_many_runs_they_have():
+    """Ten runs of one task do not outweigh two of another: the middle half of the weights lies half in each."""
+    many, few = np.zeros(10), np.array([1.0, 1.0])
+    assert over_tasks([many, few], "mean") == 0.5
+    assert over_tasks([many, few]) == pytest.approx(0.5)
+    assert iqm(np.concatenate([many, few])) == 0.0  # pooled, the second task is trimmed away
+
+
+def test_over_tasks_is_the_repetition_of_runs():
+    """2 and 4 runs: the first task's weigh double, and quarters of 8 values are whole."""
+    generator = np.random.default_rng(0)
+    two, four = generator.normal(size=(3, 2)), generator.normal(size=(3, 4))
+    repeated = np.concatenate([two, two, four], axis=1)
+    np.testing.assert_allclose(over_tasks([two, four]), iqm(repeated))
+    np.testing.assert_allclose(over_tasks([four, four + 1]), iqm(np.concatenate([four, four + 1], axis=1)))
+
+
+def test_shares_over_unequal_tasks_hold_the_truth():
+    """2 and 20 runs of tasks with a true share of a half: the mean of the tasks' shares."""
+    assert effective_runs([5, 5, 5]) == pytest.approx(15)
+    assert effective_runs([2, 20]) == pytest.approx(4 / (1 / 2 + 1 / 20))
+    shares = [stats.binom(n, 0.5) for n in (2, 20)]
+    held = 0.0
+    for a in range(3):
+        for b in range(21):
+            share, n = (a / 2 + b / 20) / 2, effective_runs([2, 20])
+            low, high = share_interval(share * n, n)
+            held += shares[0].pmf(a) * shares[1].pmf(b) * (low <= 0.5 <= high)
+    assert held >= 0.93
+
+
+def test_a_difference_has_the_width_of_independent_runs():
+    """Squares of the widths add up; equal runs leave no doubt."""
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(3, 1, 40), generator.normal(0, 2, 40)
+    found = difference_interval(first, second)
+    one, other = interval(first), interval(second)
+    alone = [(each.high - each.low) ** 2 for each in (one, other)]
+    assert found.high - found.low == pytest.approx(np.sqrt(sum(alone)), rel=0.08)
+    assert difference_interval(np.full(5, 7.0), np.full(4, 2.0)) == pytest.approx((5.0, 5.0))
+    assert difference_interval(np.array([1.0]), first) is None

@@ -6,9 +6,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from mbrl.experiments import statistics
 from mbrl.experiments.comparison import random_return
-from mbrl.experiments.results import COSTS, Failure, read_results
+from mbrl.experiments.decisions import detectable_shift
+from mbrl.experiments.provenance import seal
+from mbrl.experiments.results import COSTS, FINAL, Failure, read_results
 from mbrl.experiments.summary import Summary, summarise
 from tests.mbrl.comparison_cases import write_run
 
@@ -96,7 +97,12 @@ def test_pairs(summary):
     assert (paired.low, paired.high) == pytest.approx((800, 800))  # every pair differs by the same
     found = summary.detectable[0]
     assert found.observed == 800
-    assert found.difference == pytest.approx(statistics.detectable_difference(np.sqrt(250), 5, 5))
+    assert found.difference == pytest.approx(detectable_shift(5, 5) * np.sqrt(250))
+    apart = find(summary.differences, env_id=TASK)
+    assert apart.difference.value == 800
+    assert 760 <= apart.difference.low < 800 < apart.difference.high <= 840
+    assert apart.p == pytest.approx(2 / 252)
+    assert summary.paired[0].correlation == pytest.approx(1)
 
 
 def test_profiles_fall_from_one(summary):
@@ -147,7 +153,8 @@ def test_overlapping_intervals_are_undecided(tmp_path):
     worth = summary.answers[0]
     assert not worth.decided
     assert worth.answer.startswith("Undecided: ")
-    assert "the intervals overlap; so few runs would show a difference of" in worth.answer
+    assert "a rank test does not tell pets-like from sac (p = 0.69); so many runs show a difference of" in worth.answer
+    assert "5 runs, true coverage 86 to 94 %)" in worth.answer
     assert "90% of the way" in summary.tasks[0].threshold_source
 
 
@@ -164,7 +171,7 @@ def test_one_run_has_no_interval_and_decides_nothing(tmp_path):
     assert summary.at_budget[0].iqm.low is None
     assert summary.curves[0].low is None
     assert not any(answer.decided for answer in summary.answers)
-    assert "there are too few runs" in summary.answers[0].answer
+    assert "so few runs of mbpo and sac can't tell at 5%" in summary.answers[0].answer
     assert summary.detectable[0].difference is None
 
 
@@ -188,7 +195,10 @@ def test_runs_short_of_the_budget_and_diverged_ones_are_told(tmp_path):
     failure = Failure(TASK, "mbpo", 0, None, "a loss was not finite")
     summary = summarise(read_results(cells, failures=[failure]), budgets={TASK: 200})
     assert summary.at_budget[0].seeds == (0, 2)
-    assert summary.at_budget[0].returns == (-800, -800)  # the diverged one counts as the worst
+    worst = summary.tasks[0].random_return  # below all that was seen
+    assert summary.at_budget[0].returns == (-800, worst)
+    (curve,) = [c for c in summary.curves if (c.axis, c.statistic) == ("steps", "mean")]
+    assert curve.value[-1] == pytest.approx((worst - 800) / 2)  # the same here
     for expected in ("sac on Pendulum-v1, seed 1 did not get as far as 200 steps", "1 of 2 runs diverged", "mbpo on"):
         assert any(expected in text for text in summary.warnings), expected
     assert summary.failures[0].label == "mbpo"
@@ -238,3 +248,105 @@ def test_bad_arguments_are_refused(tmp_path):
         summarise(results, budgets={TASK: 100}, thresholds={"Hopper-v5": 1.0})
     with pytest.raises(ValueError, match="budgets: expected one that a run reached"):
         summarise(results, budgets={TASK: 1_000})
+
+
+def test_a_label_that_is_watched_for_longer_is_no_straw_man(tmp_path):
+    """sac gets there first, in four of five runs; ppo always, but late, and it is watched twenty times as long."""
+    sac = [[-900, -200, -200, *[-200] * 9]] * 4 + [[-900] * 12]
+    cells = [("sac", write_run(tmp_path, "sac", seed, sac[seed])) for seed in range(5)]
+    cells += [("mbpo", write_run(tmp_path, "mbpo", seed, [-900, -500, -200])) for seed in range(5)]
+    ppo = [-900] * 39 + [-200] * 21
+    cells += [("ppo", write_run(tmp_path, "td3", seed, ppo)) for seed in range(5)]
+    summary = summarise(read_results(cells), budgets={TASK: 300}, thresholds={TASK: -250.0})
+    (answer,) = [a for a in summary.answers if a.question.startswith("Does a model save real steps")]
+    assert not answer.answer.startswith("Yes")
+    assert "4 of 5 runs of sac got there, the median after 200 real steps; 5 of 5 runs of mbpo" in answer.answer
+
+
+def test_the_winner_has_to_beat_every_label_of_the_other_kind(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200 - seed])) for seed in range(5)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-200.5 - seed])) for seed in range(5)]
+    cells += [("ppo", write_run(tmp_path, "td3", seed, [-900 - seed])) for seed in range(5)]
+    worth = summarise(read_results(cells), budgets={TASK: 100}).answers[0]
+    assert worth.answer.startswith("Undecided: ")
+    assert "a rank test does not tell mbpo from sac (p = 0.69)" in worth.answer
+    alone = summarise(read_results([cell for cell in cells if cell[0] != "sac"]), budgets={TASK: 100}).answers[0]
+    assert alone.answer.startswith("Yes: ")
+    assert "a rank test tells mbpo from ppo (p = 0.0079)" in alone.answer
+
+
+def test_three_runs_against_three_decide_nothing(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200 - seed])) for seed in range(3)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-900 - seed])) for seed in range(3)]
+    answers = summarise(read_results(cells), budgets={TASK: 100}).answers
+    assert not any(answer.decided for answer in answers)
+    assert all("so few runs of" in answer.answer for answer in answers)
+
+
+def test_failed_runs_are_told_and_can_undo_an_answer(tmp_path):
+    """Five against five decide; with two of the winner's runs lost, they do not."""
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200 - seed])) for seed in range(5)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-900 - seed])) for seed in range(5)]
+    lost = [Failure(TASK, "mbpo", 5 + seed, None, "lost") for seed in range(3)]
+    fine = summarise(read_results(cells), budgets={TASK: 100}, thresholds={TASK: -300.0})
+    assert all(answer.decided for answer in fine.answers[:2])
+    summary = summarise(read_results(cells, failures=lost), budgets={TASK: 100}, thresholds={TASK: -300.0})
+    worth, steps = summary.answers[:2]
+    assert not worth.decided
+    assert not steps.decided
+    assert "with 3 more that failed or fell short" in worth.answer
+    assert "mbpo would not be told from sac if failed runs counted as the worst" in worth.answer
+    assert "5 of 8 runs of mbpo got there (3 failed)" in steps.answer
+    found = find(summary.thresholds, label="mbpo", axis="steps")
+    assert (found.reached, found.n, found.failed, found.share.value) == (5, 8, 3, 5 / 8)
+    loser = [Failure(TASK, "sac", 5, None, "lost")]  # a failure of the other takes nothing from the winner
+    assert summarise(read_results(cells, failures=loser), budgets={TASK: 100}).answers[0].decided
+
+
+def test_without_both_kinds_the_best_is_asked_for(tmp_path):
+    cells = [("sac", write_run(tmp_path, "sac", seed, [-200 - seed])) for seed in range(5)]
+    cells += [("td3", write_run(tmp_path, "td3", seed, [-900 - seed])) for seed in range(5)]
+    best, steps = summarise(read_results(cells), budgets={TASK: 100}).answers[:2]
+    assert best.question == "Which algorithm is best on Pendulum-v1, in real steps?"
+    assert best.answer.startswith("sac: at 100 real steps sac has a return of -202 (")
+    assert steps.question.startswith("Which algorithm takes the fewest real steps on Pendulum-v1")
+
+
+def test_labels_without_a_known_cost_are_named(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200])) for seed in range(2)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-900])) for seed in range(2)]
+    cells += [("dqn", write_run(tmp_path, "dqn", seed, [-900])) for seed in range(2)]
+    answers = summarise(read_results(cells), budgets={TASK: 100}).answers
+    assert answers[-1].answer.endswith("not counted: dqn (floating-point operations not known).")
+
+
+def test_tasks_with_more_runs_do_not_weigh_more(tmp_path):
+    other = "InvertedPendulum-v5"
+    cells = [("sac", write_run(tmp_path, "sac", seed, [-200.0])) for seed in range(8)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [100.0], env_id=other)) for seed in range(2)]
+    cells += [("mbpo", write_run(tmp_path, "mbpo", seed, [1000.0], env_id=other)) for seed in range(2)]
+    summary = summarise(read_results(cells), budgets={TASK: 100, other: 100})
+    low = find(summary.at_budget, env_id=other, label="sac").score.value
+    assert find(summary.aggregates, label="sac").iqm.value == pytest.approx((1 + low) / 2)
+    assert any("different numbers of runs (8 on Pendulum-v1, 2 on Inv" in text for text in summary.warnings)
+
+
+def test_final_evaluations_that_diverged_or_are_missing_are_told(tmp_path):
+    paths = [write_run(tmp_path, "sac", seed, [-700.0 - seed]) for seed in range(3)]
+    for path, returns in zip(paths, ([-300.0, -100.0], [-500.0, None]), strict=False):
+        played = {"returns": returns}
+        (path / FINAL).write_text(seal({"deterministic": played, "stochastic": None}))
+    summary = summarise(read_results([("sac", path) for path in paths]), budgets={TASK: 100})
+    (final,) = summary.finals
+    assert (final.runs, final.missing, final.diverged, final.episodes) == (3, 1, 1, (2,))
+    assert final.deterministic.value == pytest.approx((-200 + summary.tasks[0].random_return) / 2)
+    for expected in ("diverged in the final evaluation of 1 of 3 runs", "1 of 3 runs have no final evaluation"):
+        assert any(expected in text for text in summary.warnings), expected
+
+
+def test_curves_of_other_costs_are_at_what_the_runs_had_spent(tmp_path):
+    paths = [write_run(tmp_path, "sac", seed, [-900, -500, -200], minutes=1 + seed) for seed in range(2)]
+    summary = summarise(read_results([("sac", path) for path in paths]), budgets={TASK: 300})
+    curve = find(summary.curves, axis="minutes", statistic="mean")
+    assert curve.x == (2, 3)  # from where both were evaluated to where the first ends: 1, 2, 3 and 2, 4, 6
+    assert curve.value == (-700, -550)
