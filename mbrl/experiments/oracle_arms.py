@@ -214,14 +214,26 @@ def learned_reward_problem(agent: PETSAgent, buffer: ReplayBuffer) -> Problem:
     return replace(agent.policy.problem, dynamics=dynamics)
 
 
-def play_arm(arm: Arm, env: gym.Env, *, episodes: int, seed: int, replan_every: int) -> Played:
-    """Play episodes; episode i starts from the same state in every arm, and all arms plan with the same seed."""
+def play_arm(
+    arm: Arm, env: gym.Env, *, episodes: int, seed: int, replan_every: int, max_steps: int | None = None
+) -> Played:
+    """Play episodes; episode i starts from the same state in every arm, and all arms plan with the same seed.
+
+    Args:
+        arm: one way to plan.
+        env: as it was when the arm was made, with the same wrappers.
+        episodes: how many.
+        seed: of the start states and of planning.
+        replan_every: steps executed of a plan.
+        max_steps: where episodes are cut; None: they are whole.
+    """
     mpc = MPC(arm.planner, arm.problem, seed=derive(seed, "plan"), replan_every=replan_every)
+    limited = env if max_steps is None else gym.wrappers.TimeLimit(env, max_steps)
     returns: list[float] = []
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for number in range(episodes):
-        trace = _Trace(as_policy(mpc, env))
-        episode = play(trace, env, seed=derive(seed, "episode", number) % 2**31, watch=trace.watch)
+        trace = _Trace(as_policy(mpc, env))  # from the environment itself: copies are of it, not of a limit around it
+        episode = play(trace, limited, seed=derive(seed, "episode", number) % 2**31, watch=trace.watch)
         returns.append(episode.ret)
         rows.append(trace.rows())
     obs, action, next_obs = (torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True))

@@ -27,7 +27,7 @@ from scipy import stats
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.envs.make import make_env
-from mbrl.experiments.oracle_arms import Played, affordable, load_learned, make_arms, model_errors, play_arm
+from mbrl.experiments.oracle_arms import Learned, Played, affordable, load_learned, make_arms, model_errors, play_arm
 from mbrl.experiments.provenance import seal, sync, unseal, write_durably
 from mbrl.experiments.run import Run
 from mbrl.pipelines.pets_agent import PETSAgent
@@ -153,13 +153,20 @@ def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TR
     run = run if isinstance(run, Run) else Run.open(run)
     env = make_env(run.env_id)
     try:
-        agent, buffer, steps, digest = load_learned(run, env)
+        learned = load_learned(run, env)
         found = load(run.path)
-        if found and (found.checkpoint, found.episodes, found.true_steps) == (digest, episodes, true_steps):
+        if found and (found.checkpoint, found.episodes, found.true_steps) == (learned.digest, episodes, true_steps):
             return found
-        played, missing, cut = _play(agent, buffer, env, episodes, true_steps)
+        gap = _measure(run, learned, env, episodes, true_steps)
     finally:
         env.close()
+    save(gap, run.path)
+    return gap
+
+
+def _measure(run: Run, learned: Learned, env: gym.Env, episodes: int, true_steps: int) -> OracleGap:
+    agent, buffer, steps, digest = learned
+    played, missing, cut = _play(agent, buffer, env, episodes, true_steps)
     scale = buffer.all().obs.std(0, correction=0)
 
     def errors(arm: str) -> tuple[HorizonError, ...]:
@@ -167,7 +174,7 @@ def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TR
         rows = model_errors(agent, played[arm], scale, seed=seed) if arm in played else []
         return tuple(HorizonError(*row) for row in rows)
 
-    gap = OracleGap(
+    return OracleGap(
         run=run.path.name,
         env_id=run.env_id,
         seed=run.seed,
@@ -184,8 +191,6 @@ def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TR
         visited=errors("learned_reward" if agent.ensemble.learned_reward else "learned"),
         oracle=errors("true"),
     )
-    save(gap, run.path)
-    return gap
 
 
 def _play(
@@ -195,12 +200,8 @@ def _play(
     arms, missing = make_arms(agent, buffer, env)
     longest = None if env.spec is None else env.spec.max_episode_steps
     arms, dear, cut = affordable(arms, episodes, true_steps, longest=longest, replan_every=agent.config.replan_every)
-    env = env if cut is None else gym.wrappers.TimeLimit(env, cut)
-    seed = derive(agent.seed, "oracle gap")
-    played = {
-        name: play_arm(arm, env, episodes=episodes, seed=seed, replan_every=agent.config.replan_every)
-        for name, arm in arms.items()
-    }
+    how = {"seed": derive(agent.seed, "oracle gap"), "replan_every": agent.config.replan_every}
+    played = {name: play_arm(arm, env, episodes=episodes, max_steps=cut, **how) for name, arm in arms.items()}
     return played, missing | dear, cut
 
 
@@ -248,10 +249,11 @@ def difference(values: Any) -> Difference:
 
 
 def save(gap: OracleGap, run_path: Path) -> Path:
-    """Write it into its run directory, in place of the one before."""
+    """Write it into its run directory, in place of the one before. JSON has no -inf: a diverged episode is null."""
     path, staged = run_path / FILE, run_path / f".{FILE}"
     staged.unlink(missing_ok=True)  # of a process that was killed
-    write_durably(staged, seal({"format": FORMAT, **asdict(gap)}).encode())
+    returns = {arm: [ret if math.isfinite(ret) else None for ret in played] for arm, played in gap.returns.items()}
+    write_durably(staged, seal({"format": FORMAT, **asdict(gap), "returns": returns}).encode())
     staged.replace(path)
     sync(run_path)
     return path
@@ -275,7 +277,9 @@ def load(run_path: str | Path) -> OracleGap | None:
     if content.pop("format") > FORMAT:
         raise ValueError(f"{path} was written by a newer version; upgrade: pip install --upgrade mbrl-planners")
     errors = {name: _errors(content[name]) for name in ("logged", "visited", "oracle")}
-    returns = {arm: tuple(values) for arm, values in content["returns"].items()}
+    returns = {
+        arm: tuple(-math.inf if ret is None else ret for ret in stored) for arm, stored in content["returns"].items()
+    }
     return OracleGap(**{**content, **errors, "returns": returns})
 
 

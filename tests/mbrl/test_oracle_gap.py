@@ -1,6 +1,7 @@
 """The oracle gap: no gap where the model is the truth, a gap of the model where it is wrong, and where it is kept."""
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ TINY = PETSConfig(
     particles=5,
     diagnostic_horizons=(1, 5),
 )
-PLANS = replace(TINY, horizon=15, population=40, elites=6, iterations=2)
+PLANS = replace(TINY, horizon=12, population=40, elites=6, iterations=1)
 PENDULUM = "Pendulum-v1"
 
 
@@ -80,11 +81,17 @@ def pendulum() -> gym.Env:
     return gym.wrappers.TimeLimit(make_env(PENDULUM), 40)
 
 
-@pytest.fixture
-def run(tmp_path) -> Run:
-    made = create_pets_run(tmp_path, PENDULUM, TINY, seed=3)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Run:
+    made = create_pets_run(tmp_path_factory.mktemp("trained"), PENDULUM, TINY, seed=3)
     train_pets_run(made, progress=False)
     return made
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Run:
+    """A copy, which a test may go on with."""
+    return Run.open(shutil.copytree(trained.path, tmp_path / trained.path.name))
 
 
 def test_a_model_that_is_the_truth_leaves_no_gap(pendulum):
@@ -93,7 +100,8 @@ def test_a_model_that_is_the_truth_leaves_no_gap(pendulum):
     arms, missing = make_arms(agent, collected(pendulum, 60), pendulum)
     assert not missing
     played = {
-        name: play_arm(arms[name], pendulum, episodes=2, seed=0, replan_every=1).returns for name in ("true", "learned")
+        name: play_arm(arms[name], pendulum, episodes=2, seed=0, replan_every=1, max_steps=15).returns
+        for name in ("true", "learned")
     }
     found = measured(returns=played).gap("model")
     assert found == gaps.Difference(0.0, 0.0, 0.0, 2)
@@ -110,7 +118,8 @@ def test_a_biased_model_gives_a_model_gap_and_no_planner_gap(pendulum):
         "true": Arm(problem, planner),
         "learned": Arm(replace(problem, dynamics=biased), planner),
     }
-    returns = {name: play_arm(arm, pendulum, episodes=3, seed=0, replan_every=1).returns for name, arm in arms.items()}
+    how = {"episodes": 2, "seed": 0, "replan_every": 1}
+    returns = {name: play_arm(arm, pendulum, **how).returns for name, arm in arms.items()}
     found = measured(returns=returns)
     model, search = found.gap("model"), found.gap("planner")
     assert model is not None
@@ -135,36 +144,36 @@ def test_every_arm_starts_from_the_same_states():
 
 
 def test_a_run_is_measured_once(run, monkeypatch):
-    first = oracle_gap(run, episodes=2, true_steps=5_000)
+    first = oracle_gap(run, episodes=2, true_steps=2_000)
     assert set(first.returns) == {"true", "learned", "learned_reward"}
-    assert first.max_steps == 25  # 5,000 steps / (2 episodes x 100 a plan)
+    assert first.max_steps == 10  # 2,000 steps / (2 episodes x 100 a plan)
     assert first.own == "learned"
     assert [error.horizon for error in first.visited] == [error.horizon for error in first.logged] == [1, 5]
     assert first == load(run.path)
     with monkeypatch.context() as patched:
         patched.setattr(gaps, "play_arm", None)  # which nothing may call
-        assert oracle_gap(run.path, episodes=2, true_steps=5_000) == first
+        assert oracle_gap(run.path, episodes=2, true_steps=2_000) == first
     (run.path / FILE).unlink()
-    assert oracle_gap(run, episodes=2, true_steps=5_000) == first
+    assert oracle_gap(run, episodes=2, true_steps=2_000) == first
 
 
 def test_another_model_or_number_of_episodes_is_measured_anew(run):
-    first = oracle_gap(run, episodes=2, true_steps=2_000)
+    first = oracle_gap(run, episodes=2, true_steps=1_000)
     assert "stronger" in first.missing
-    assert len(oracle_gap(run, episodes=1, true_steps=2_000).returns["true"]) == 1
+    assert len(oracle_gap(run, episodes=1, true_steps=500).returns["true"]) == 1
     run.change({**run.config, "pets": {**run.config["pets"], "total_timesteps": 110}})
     train_pets_run(run, progress=False, accept_changes=True)
-    later = oracle_gap(run, episodes=2, true_steps=2_000)
+    later = oracle_gap(run, episodes=2, true_steps=1_000)
     assert later.steps == 110
     assert later.checkpoint != first.checkpoint
 
 
 def test_the_command_prints_gaps(run, capsys):
-    assert main(["oracle-gap", str(run.path), "--episodes", "2", "--true-steps", "2000"]) == 0
+    assert main(["oracle-gap", str(run.path), "--episodes", "2", "--true-steps", "1000"]) == 0
     printed = capsys.readouterr().out
     assert "lost to the model" in printed
     assert "wider search" in printed
-    assert "2000 are allowed" in printed
+    assert "1000 are allowed" in printed
 
 
 def test_other_runs_and_runs_without_a_model_are_refused(tmp_path):
@@ -228,6 +237,22 @@ def test_a_learned_reward_comes_close_to_the_given_one(pendulum):
     assert (learned - given).square().mean() < 0.02 * given.var()
 
 
+@pytest.mark.parametrize(
+    ("env_id", "true_steps"), [("InvertedPendulum-v5", 3_000), ("MountainCarContinuous-v0", 20_000)]
+)
+def test_simulations_and_copies_play_cut_episodes_from_where_the_environment_stands(env_id, true_steps):
+    env = make_env(env_id)
+    env.reset(seed=0)
+    agent, steps = PETSAgent(env, TINY, seed=0), {}
+    played, _, cut = gaps._play(agent, collected(env, 30), env, 2, true_steps)
+    assert cut is not None
+    for name, arm in played.items():
+        steps[name] = arm.episode_ids.bincount().tolist()
+        assert all(np.isfinite(arm.returns))
+    assert max(map(max, steps.values())) == cut
+    assert steps["true"] == [cut, cut]
+
+
 def test_where_the_reward_had_to_be_learned_there_is_no_arm_with_the_true_one():
     env = make_env("MountainCarContinuous-v0")
     env.reset(seed=0)
@@ -265,6 +290,7 @@ def test_it_is_kept_as_it_is_and_damage_is_told(tmp_path):
     kept = measured(returns={"true": (1.5, -math.inf)})
     path = save(kept, tmp_path)
     assert load(tmp_path) == kept
+    assert "Infinity" not in path.read_text()  # which is no JSON
     assert load(tmp_path / "nowhere") is None
     path.write_bytes(path.read_bytes().replace(b"1.5", b"2.5"))
     with pytest.raises(ValueError, match="damaged"):
