@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.experiments.cell_status import Attempt, CellStatus, earlier_attempts, now, record, write_record
+from mbrl.experiments.checkpoint import checkpoints
 from mbrl.experiments.final_evaluation import read_final
 from mbrl.experiments.jobs import Ending, Jobs
 from mbrl.experiments.live_table import LiveTable
 from mbrl.experiments.lock import is_locked, locked
-from mbrl.experiments.oracle_gap import FILE as ORACLE_GAP
+from mbrl.experiments.oracle_gap import TRUE_STEPS, OracleGap
 from mbrl.experiments.oracle_gap import load as load_gap
 from mbrl.experiments.report import write_report
 from mbrl.experiments.results import Failure, read_results
-from mbrl.experiments.reuse import create, find_runs, wanted_configs
+from mbrl.experiments.reuse import check_configs, create, find_runs, wanted_configs
 from mbrl.experiments.runs import PETS
 from mbrl.experiments.study import Cell, Study, cells
 from mbrl.experiments.summary import summarise
@@ -47,24 +48,27 @@ class Comparison:
     """Folder of study.json and the report."""
     command: str | None
     """How it was asked for."""
-    oracle: bool
-    """Whether runs of PETS end with their oracle gap."""
+    oracle_episodes: int
+    """Of each arm of the oracle gap with which runs of PETS end; 0: without one."""
     wanted: dict[Cell, dict[str, Any]]
     """What config.json says of a cell's run."""
     statuses: list[CellStatus]
     notes: tuple[str, ...]
-    """Run directories that were passed over, and why."""
+    """Run directories that were passed over, and gaps that could not be measured, and why."""
 
     @classmethod
     def prepare(
-        cls, study: Study, *, root: Path, out: Path, oracle: bool = True, command: str | None = None
+        cls, study: Study, *, root: Path, out: Path, oracle_episodes: int = 3, command: str | None = None
     ) -> Comparison:
         """Check all settings, and find the runs that are there.
 
         Raises:
-            ValueError: the settings of a cell do not fit its environment.
+            ValueError: the settings of a cell do not fit its environment, or are those of another algorithm's.
         """
+        if oracle_episodes < 0:
+            raise ValueError(f"oracle_episodes: expected 0 (none) or more, got {oracle_episodes}")
         wanted = wanted_configs(cells(study))
+        check_configs(wanted)
         root.mkdir(parents=True, exist_ok=True)
         out.mkdir(parents=True, exist_ok=True)
         found = find_runs(root, wanted)
@@ -72,10 +76,10 @@ class Comparison:
         statuses = [CellStatus(cell, path=found.paths.get(cell)) for cell in cells(study)]
         for status in statuses:
             status.read()
-            status.attempts = attempts.get(str(status.path), [])
-            if is_finished(status, oracle=oracle):
+            status.attempts = [] if status.path is None else attempts.get(str(status.path.resolve()), [])
+            if is_finished(status, oracle_episodes=oracle_episodes):
                 status.state, status.reused = "done", True
-        comparison = cls(study, root, out, command, oracle, wanted, statuses, found.notes)
+        comparison = cls(study, root, out, command, oracle_episodes, wanted, statuses, found.notes)
         comparison.keep()
         return comparison
 
@@ -135,17 +139,36 @@ def report_study(comparison: Comparison, *, thresholds: Mapping[str, float] | No
     results = replace(results, warnings=(*results.warnings, *comparison.notes))
     budgets = {task.env_id: task.budget for task in comparison.study.tasks}
     summary = summarise(results, budgets=budgets, thresholds=dict(thresholds or {}))
-    gaps = [load_gap(status.path) for status in done if status.path and status.cell.entry.algorithm == PETS]
+    gaps = [_gap(status.path, comparison.oracle_episodes) for status in done if status.path and _is_planned(status)]
     oracle = [gap for gap in gaps if gap is not None]
     return write_report(summary, comparison.out, study=comparison.keep(), oracle=oracle)
 
 
-def is_finished(status: CellStatus, *, oracle: bool) -> bool:
-    """Whether nothing is left to do for a cell: its run is at its end and evaluated."""
+def is_finished(status: CellStatus, *, oracle_episodes: int) -> bool:
+    """Whether nothing is left to do for a cell: its run is at its end, and that is what was evaluated."""
     if status.path is None or status.steps < status.cell.total_timesteps:
         return False
-    gap = oracle and status.cell.entry.algorithm == PETS
-    return read_final(status.path) is not None and (not gap or (status.path / ORACLE_GAP).exists())
+    final, newest = read_final(status.path), _newest(status.path)
+    if final is None or (newest is not None and newest != final.checkpoint):
+        return False
+    return not (oracle_episodes and _is_planned(status)) or _gap(status.path, oracle_episodes) is not None
+
+
+def _is_planned(status: CellStatus) -> bool:
+    return status.cell.entry.algorithm == PETS
+
+
+def _newest(path: Path) -> str | None:
+    """Name of a run's newest checkpoint; None: they were removed."""
+    return next((checkpoint.name for checkpoint in checkpoints(path)), None)
+
+
+def _gap(path: Path, episodes: int) -> OracleGap | None:
+    """The oracle gap of a run's newest checkpoint with so many episodes; None where it has to be measured."""
+    gap, newest = load_gap(path) if episodes else None, _newest(path)
+    if gap is None or (gap.episodes, gap.true_steps) != (episodes, TRUE_STEPS):
+        return None
+    return gap if newest is None or newest.endswith(f"-step{gap.steps}") else None
 
 
 def _take(comparison: Comparison, ended: Iterable[tuple[Path, Ending]]) -> bool:
@@ -158,6 +181,8 @@ def _take(comparison: Comparison, ended: Iterable[tuple[Path, Ending]]) -> bool:
         status.read()
         if ending.outcome == "done":
             status.state = "done"
+            if ending.reason:
+                comparison.notes = (*comparison.notes, f"{status.cell}: {ending.reason}")
         elif ending.outcome == "busy":
             status.state = "elsewhere"
             status.attempts.pop()
@@ -178,6 +203,7 @@ def _start(comparison: Comparison, jobs: Jobs) -> bool:
         changed = True
         if status.path is None:
             status.path = _run_directory(comparison, status.cell)
+        assert sum(other.path == status.path for other in comparison.statuses) == 1, status.path
         if is_locked(status.path):
             status.state = "elsewhere"
             continue
@@ -201,6 +227,6 @@ def _look(comparison: Comparison) -> bool:
         if status.state in ("running", "elsewhere"):
             status.read()
         if status.state == "elsewhere" and status.path is not None and not is_locked(status.path):
-            status.state = "done" if is_finished(status, oracle=comparison.oracle) else "waiting"
+            status.state = "done" if is_finished(status, oracle_episodes=comparison.oracle_episodes) else "waiting"
             changed = True
     return changed

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from mbrl.experiments.compare import Comparison
     from mbrl.experiments.jobs import Jobs
     from mbrl.experiments.study import Study
+
+ORACLE_EPISODES = 3
+DIVISIONS = range(20, 4, -1)
+"""Evaluations of a budget, the best number first."""
 
 
 def compare(
@@ -30,7 +35,7 @@ def compare(
     jobs: int | None = None,
     ray: tuple[str, ...] | None = None,
     gpu_share: float = 0.0,
-    oracle_episodes: int = 3,
+    oracle_episodes: int = ORACLE_EPISODES,
 ) -> int:
     """Compare algorithms on environments, with and without a model, and write a report to send.
 
@@ -44,7 +49,7 @@ def compare(
         study: In place of --env-id and --algorithms. smoke: minutes, to see that all works; small: hours.
         total_timesteps: Real steps that every algorithm has on every environment, where they are compared.
         seeds: How many: 0, 1, ... 5 by default.
-        eval_every: Real steps between evaluations, a divisor of --total-timesteps; by default 20 evaluations or fewer.
+        eval_every: Real steps between evaluations, a divisor of --total-timesteps; by default 20 evaluations, at least 5.
         eval_episodes: Episodes of each. 5 by default.
         times: ALGORITHM=N: its runs last N times as long, to see when it gets where others got.
         eval_times: ALGORITHM=N: its evaluations are N times as far apart, for long runs.
@@ -56,20 +61,31 @@ def compare(
         gpu_share: Of a GPU for each run on Ray.
         oracle_episodes: Episodes with which PETS's planner is set apart from its model; 0: none.
     """
+    chosen = _study(study, env_id, algorithms, total_timesteps, seeds, eval_every, eval_episodes, times, eval_times)
+    thresholds = _numbers("threshold", threshold, [task.env_id for task in chosen.tasks])
+    again = _command(study, chosen, threshold, oracle_episodes)
     import torch
 
-    from mbrl.experiments.compare import Comparison, report_study, run_study
+    from mbrl.experiments.cell_status import LOCK
+    from mbrl.experiments.compare import Comparison
+    from mbrl.experiments.lock import locked
     from planners.cores import effective_cores
 
     torch.set_num_threads(1)
-    chosen = _study(study, env_id, algorithms, total_timesteps, seeds, eval_every, eval_episodes, times, eval_times)
-    thresholds = _numbers("threshold", threshold, [task.env_id for task in chosen.tasks])
-    again = _command(study, chosen, threshold)
-    comparison = Comparison.prepare(chosen, root=root, out=out, oracle=oracle_episodes > 0, command=again)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, file_name=LOCK, argument="out"):
+        comparison = Comparison.prepare(chosen, root=root, out=out, oracle_episodes=oracle_episodes, command=again)
+        where = _jobs(ray, effective_cores() if jobs is None else jobs, gpu_share, oracle_episodes)
+        return _work(comparison, where, thresholds)
+
+
+def _work(comparison: Comparison, where: Jobs, thresholds: Mapping[str, float]) -> int:
+    """Run what is missing, and report; returns the exit status."""
+    from mbrl.experiments.compare import report_study, run_study
+
     runs = len(comparison.statuses)
     there = sum(status.state == "done" for status in comparison.statuses)
     print(f"{runs} runs, {there} of which are there and finished; stopped, the same command goes on", flush=True)
-    where = _jobs(ray, effective_cores() if jobs is None else jobs, gpu_share, oracle_episodes)
     try:
         run_study(comparison, where)
     except KeyboardInterrupt:
@@ -97,7 +113,8 @@ def _study(
     from mbrl.experiments.study import STUDIES, Entry, Study, Task
 
     if name is not None:
-        if any((env_ids, algorithms, budget, seeds, eval_every, eval_episodes, times, eval_times)):
+        numbers = (budget, seeds, eval_every, eval_episodes)
+        if any((env_ids, algorithms, times, eval_times)) or any(number is not None for number in numbers):
             raise ValueError(f"study: expected no settings of a study beside it, for {name} has its own, got some")
         return STUDIES[name]
     if not env_ids or not algorithms or budget is None:
@@ -109,7 +126,7 @@ def _study(
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     if budget < 1:
         raise ValueError(f"total_timesteps: expected at least 1, got {budget}")
-    every = eval_every or next(budget // count for count in range(20, 0, -1) if budget % count == 0)
+    every = _default_every(budget) if eval_every is None else eval_every
     longer, apart = _numbers("times", times, algorithms), _numbers("eval_times", eval_times, algorithms)
     entries = []
     for label in algorithms:
@@ -119,7 +136,18 @@ def _study(
     return Study("", tasks, tuple(entries), tuple(range(5 if seeds is None else seeds)))
 
 
-def _command(name: str | None, study: Study, threshold: tuple[str, ...]) -> str:
+def _default_every(budget: int) -> int:
+    """Real steps between evaluations."""
+    for count in DIVISIONS:
+        if budget % count == 0:
+            return budget // count
+    raise ValueError(
+        f"eval_every: expected it to be given, a divisor of the {budget} steps, for they can't be cut into "
+        f"{DIVISIONS[-1]} to {DIVISIONS[0]} equal parts; or give a rounder --total-timesteps"
+    )
+
+
+def _command(name: str | None, study: Study, threshold: tuple[str, ...], oracle_episodes: int) -> str:
     """What asks for the same study again; where it runs is left to who does."""
     words = ["mbrl", "compare"]
     if name is not None:
@@ -135,6 +163,7 @@ def _command(name: str | None, study: Study, threshold: tuple[str, ...]) -> str:
         words += ["--times", *times] if times else []
         words += ["--eval-times", *eval_times] if eval_times else []
     words += ["--threshold", *threshold] if threshold else []
+    words += ["--oracle-episodes", str(oracle_episodes)] if oracle_episodes != ORACLE_EPISODES else []
     return shlex.join(words)
 
 

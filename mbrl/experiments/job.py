@@ -1,7 +1,8 @@
 """One run of a comparison in a process of its own: `python -m mbrl.experiments.job RUN EPISODES`.
 
 It trains the run from its newest checkpoint to its end, evaluates it, and for PETS measures the oracle gap; what is
-there already is not done again. It ends when the process that started it does.
+there already is not done again. A gap that can't be measured is a note, for the run is there. The process ends when
+the one that started it does.
 """
 
 import contextlib
@@ -15,10 +16,12 @@ DONE, FAILED, BUSY, STOPPED = 0, 1, 75, 130
 """Exit statuses."""
 REASON = "failed because: "
 """Begins the last line of the log of a job that failed."""
+NOTE = "done, but: "
+"""Begins the line of what a job could not do beside its run."""
 
 
-def work(path: Path, *, oracle_episodes: int) -> None:
-    """Bring a run to its end.
+def work(path: Path, *, oracle_episodes: int) -> str:
+    """Bring a run to its end; returns why there is no oracle gap where it could not be measured, or nothing.
 
     Args:
         path: run directory.
@@ -40,7 +43,17 @@ def work(path: Path, *, oracle_episodes: int) -> None:
         if run.algo == runs.PETS and oracle_episodes > 0:
             from mbrl.experiments.oracle_gap import oracle_gap
 
-            oracle_gap(run, episodes=oracle_episodes)
+            try:
+                oracle_gap(run, episodes=oracle_episodes)
+            except Exception as error:
+                traceback.print_exc()
+                return f"no oracle gap: {describe(error)}"
+    return ""
+
+
+def describe(error: Exception) -> str:
+    """An exception in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def main(args: list[str]) -> int:
@@ -56,15 +69,17 @@ def main(args: list[str]) -> int:
     except KeyboardInterrupt:
         return STOPPED
     try:
-        work(Path(path), oracle_episodes=int(episodes))
+        note = work(Path(path), oracle_episodes=int(episodes))
     except BusyError:
         return BUSY
     except KeyboardInterrupt:
         return STOPPED
     except Exception as error:
         traceback.print_exc()
-        print(REASON + " ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr, flush=True)
+        print(REASON + describe(error), file=sys.stderr, flush=True)
         return FAILED
+    if note:
+        print(NOTE + note, file=sys.stderr, flush=True)
     return DONE
 
 

@@ -25,6 +25,7 @@ class Ending(NamedTuple):
     outcome: Literal["done", "failed", "lost", "busy", "stopped"]
     """`lost`: its process or machine is gone; `busy`: another process has the run; `stopped`: it was asked to."""
     reason: str = ""
+    """Of a run that is done: what could not be done beside it."""
 
 
 class Jobs(Protocol):
@@ -101,17 +102,20 @@ class LocalJobs:
         except KeyboardInterrupt:  # once more: not even a checkpoint
             for process in self._running.values():
                 process.kill()
+            for process in self._running.values():
+                process.wait()
 
     def _ending(self, path: Path, status: int) -> Ending:
         if status == job.DONE:
-            return Ending("done")
+            return Ending("done", _said(path / LOG, self._logged[path], job.NOTE)[1])
         if self._stopping or status == job.STOPPED:
             return Ending("stopped")
         if status == job.BUSY:
             return Ending("busy")
         if status < 0:
             return Ending("lost", f"its process was ended by {signal.Signals(-status).name}; see {path / LOG}")
-        return Ending("failed", f"{_reason(path / LOG, self._logged[path])}; see {path / LOG}")
+        last, reason = _said(path / LOG, self._logged[path], job.REASON)
+        return Ending("failed", f"{reason or last}; see {path / LOG}")
 
 
 def work_to_the_end(path: Path, *, oracle_episodes: int) -> Ending:
@@ -127,8 +131,8 @@ def work_to_the_end(path: Path, *, oracle_episodes: int) -> Ending:
     return ended[0][1]
 
 
-def _reason(log: Path, start: int) -> str:
-    """What the job said last, behind the first `start` bytes: those are of earlier attempts."""
+def _said(log: Path, start: int, prefix: str) -> tuple[str, str]:
+    """The last line of a job, and its last behind `prefix`; the first `start` bytes are of earlier attempts."""
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
-    said = [line.removeprefix(job.REASON) for line in lines if line.startswith(job.REASON)]
-    return said[-1] if said else (lines[-1] if lines else "it said nothing")
+    said = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    return lines[-1] if lines else "it said nothing", said[-1] if said else ""

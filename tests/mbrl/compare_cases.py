@@ -22,12 +22,14 @@ class Inline:
 
     Args:
         endings: (label, seed) of a run, and how its first attempts end.
+        oracle_episodes: of PETS's oracle gap.
     """
 
     parallel = 1
 
-    def __init__(self, endings: dict[tuple[str, int], list[Ending]] | None = None) -> None:
+    def __init__(self, endings: dict[tuple[str, int], list[Ending]] | None = None, oracle_episodes: int = 0) -> None:
         self.endings = endings or {}
+        self.oracle_episodes = oracle_episodes
         self.started: list[Path] = []
         self.stopped = False
         self._ended: list[tuple[Path, Ending]] = []
@@ -42,8 +44,7 @@ class Inline:
         if others:
             self._ended.append((path, others.pop(0)))
             return
-        work(path, oracle_episodes=0)
-        self._ended.append((path, Ending("done")))
+        self._ended.append((path, Ending("done", work(path, oracle_episodes=self.oracle_episodes))))
 
     def finished(self) -> list[tuple[Path, Ending]]:
         ended, self._ended = self._ended, []

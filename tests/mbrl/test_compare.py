@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(folder: Path) -> Comparison:
-    return Comparison.prepare(TINY, root=folder / "runs", out=folder / "out", oracle=False)
+    return Comparison.prepare(TINY, root=folder / "runs", out=folder / "out", oracle_episodes=0)
 
 
 def copied(done: Path, to: Path, *, without: tuple[str, ...]) -> Path:
@@ -90,6 +91,27 @@ def test_a_lost_worker_is_not_the_runs_fault(done, tmp_path):
     assert states(comparison) == ["done", "done", "done", "failed"]
 
 
+def test_an_evaluation_of_another_checkpoint_does_not_count(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-td3",))
+    (path,) = (folder / "runs").glob("*__sb3-a2c__0__*")
+    (checkpoint,) = (path / "checkpoints").iterdir()
+    checkpoint.rename(checkpoint.with_name("000009-step128"))  # as of a run that went on
+    comparison = prepared(folder)
+    assert states(comparison) == ["waiting", "waiting", "done", "waiting"]
+    assert final_evaluation(Run.open(path)).checkpoint == "000009-step128"
+    assert states(prepared(folder)) == ["done", "waiting", "done", "waiting"]
+
+
+def test_attempts_are_known_by_whatever_name_a_run_has(done, tmp_path, monkeypatch):
+    folder = copied(done, tmp_path, without=())
+    (path,) = (folder / "runs").glob("*__sb3-a2c__0__*")
+    (path / "evaluation.json").unlink()
+    run_study(prepared(folder), Inline())
+    monkeypatch.chdir(folder)
+    kept = Comparison.prepare(TINY, root=Path("runs"), out=Path("out"), oracle_episodes=0)
+    assert [one.outcome for one in kept.statuses[0].attempts] == ["done"]
+
+
 def test_a_run_that_another_process_works_on_is_waited_for(done, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LOOK", 0.1)
     folder = copied(done, tmp_path, without=())
@@ -137,41 +159,70 @@ def test_ctrl_c_stops_the_jobs_and_keeps_the_record(done, tmp_path):
     assert [cell["state"] for cell in kept["cells"]] == ["done", "done", "waiting", "done"]
 
 
-def test_workers_end_well_badly_by_a_kill_and_with_their_parent(done, tmp_path):
-    runs = copied(done, tmp_path, without=()) / "runs"
-    good, broken, killed = sorted(path for path in runs.iterdir() if path.is_dir())[:3]
+def some(done: Path, to: Path, count: int) -> list[Path]:
+    runs = copied(done, to, without=()) / "runs"
+    return sorted(path for path in runs.iterdir() if path.is_dir())[:count]
+
+
+@pytest.mark.slow
+def test_workers_end_well_and_find_a_run_busy(done, tmp_path):
+    good, busy = some(done, tmp_path, 2)
     (good / "evaluation.json").unlink()
-    (broken / "config.json").write_text("{}")
-    jobs = LocalJobs(3, oracle_episodes=0)
-    with locked(killed):  # the third finds it busy
-        for path in (good, broken, killed):
+    jobs = LocalJobs(2, oracle_episodes=0)
+    with locked(busy):
+        for path in (good, busy):
             jobs.start(path)
         assert not jobs.room()
-        endings = dict(_wait(jobs, 3))
-    assert endings[good] == Ending("done")
+        endings = dict(_wait(jobs, 2))
+    assert endings == {good: Ending("done"), busy: Ending("busy")}
     assert read_final(good) is not None
+
+
+def test_workers_end_badly_by_a_kill_and_with_their_parent(done, tmp_path):
+    broken, killed = some(done, tmp_path, 2)
+    (broken / "config.json").write_text("{}")
+    jobs = LocalJobs(2, oracle_episodes=0)
+    for path in (broken, killed):
+        jobs.start(path)
+    jobs._running[killed].kill()
+    endings = dict(_wait(jobs, 2))
+    assert endings[killed].outcome == "lost"
+    assert "SIGKILL" in endings[killed].reason
     assert endings[broken].outcome == "failed"
     assert "ValueError: run: " in endings[broken].reason
     assert "is damaged" in endings[broken].reason
     assert REASON in (broken / LOG).read_text()
-    assert endings[killed] == Ending("busy")
-
-    jobs.start(killed)
-    (process,) = jobs._running.values()
-    process.kill()
-    ((_, ending),) = _wait(jobs, 1)
-    assert ending.outcome == "lost"
-    assert "SIGKILL" in ending.reason
 
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(killed)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while _alive(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _alive(worker)
+
+
+def test_jobs_that_are_stopped_twice_have_ended(tmp_path, monkeypatch):
+    jobs = LocalJobs(1, oracle_episodes=0)
+    deaf = subprocess.Popen(["sleep", "60"], stdin=subprocess.PIPE, preexec_fn=_hear_nothing)
+    jobs._running[tmp_path] = deaf
+    wait, asked = subprocess.Popen.wait, []
+
+    def second_time(self, timeout=None):
+        asked.append(self)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return wait(self, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", second_time)
+    jobs.stop()
+    assert jobs.finished() == [(tmp_path, Ending("stopped"))]
+
+
+def _hear_nothing() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 PARENT = """
@@ -235,23 +286,50 @@ def test_the_final_evaluation_depends_on_what_was_learned_alone(done, tmp_path):
         assert final_evaluation(Run.open(path)).deterministic == before.deterministic
 
 
-COMMAND = "compare --env-id InvertedPendulum-v5 --algorithms sb3-a2c --seeds 3 --total-timesteps 128 --eval-every 64"
+COMMAND = "compare --env-id InvertedPendulum-v5 --algorithms sb3-a2c --seeds 2 --total-timesteps 128 --eval-every 64"
+COMMAND += " --eval-episodes 1"
 
 
+@pytest.mark.slow
 def test_the_command_compares_and_reports_and_finds_its_runs_again(tmp_path, capsys):
     places = ["--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--jobs", "3"]
-    asked = [*COMMAND.split(), "--eval-episodes", "1", "--threshold", "InvertedPendulum-v5=20", *places]
+    asked = [*COMMAND.split(), "--threshold", "InvertedPendulum-v5=20", *places]
     assert main(asked) == 0
     said = capsys.readouterr()
-    assert "3 runs, 0 of which are there" in said.out
-    assert said.err.count("started: sb3-a2c on InvertedPendulum-v5, seed ") == 3
+    assert "2 runs, 0 of which are there" in said.out
+    assert said.err.count("started: sb3-a2c on InvertedPendulum-v5, seed ") == 2
     report = tmp_path / "out" / "report.html"
-    assert f"report: {report}" in said.out
     first = report.read_bytes()
     assert main(asked) == 0
-    assert "3 runs, 3 of which are there" in capsys.readouterr().out
+    assert "2 runs, 2 of which are there" in capsys.readouterr().out
     assert report.read_bytes() == first
-    assert "mbrl compare --env-id InvertedPendulum-v5 --algorithms sb3-a2c --seeds 3" in first.decode()
+
+
+def test_the_command_finds_what_is_there_and_reports(done, tmp_path, capsys):
+    root, out = copied(done, tmp_path, without=("sb3-td3",)) / "runs", tmp_path / "out"
+    asked = [*COMMAND.split(), "--oracle-episodes", "2", "--root", str(root), "--out", str(out)]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "2 runs, 2 of which are there" in said
+    assert f"report: {out / 'report.html'}" in said
+    assert f"mbrl {COMMAND} --oracle-episodes 2" in (out / "report.html").read_text()
+
+
+def test_two_comparisons_do_not_share_a_report(tmp_path, capsys):
+    hold = "import sys; from mbrl.experiments.lock import locked\nfrom mbrl.experiments.cell_status import LOCK\n"
+    hold += "with locked(sys.argv[1], file_name=LOCK): print(flush=True); sys.stdin.readline()"
+    out = tmp_path / "out"
+    out.mkdir()
+    asked = [*COMMAND.split(), "--root", str(tmp_path / "runs"), "--out", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert main(asked) == 2
+        assert f"out: expected {out} to be free, but process {other.pid}" in capsys.readouterr().err
+        other.communicate(b"\n")
+    assert not (out / FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -273,6 +351,17 @@ def test_the_command_compares_and_reports_and_finds_its_runs_again(tmp_path, cap
         ),
         ("compare --env-id A-v1 --algorithms sac --total-timesteps 0", "total_timesteps: expected at least 1, got 0"),
         ("compare --env-id A-v1 --algorithms sac --total-timesteps 10 --seeds 0", "seeds: expected at least 1, got 0"),
+        ("compare --study smoke --seeds 0", "study: expected no settings of a study beside it"),
+        ("compare --study smoke --eval-every 0", "study: expected no settings of a study beside it"),
+        ("compare --env-id A-v1 --algorithms sac --total-timesteps 10007", "eval_every: expected it to be given"),
+        (
+            "compare --env-id A-v1 --algorithms sac --total-timesteps 10 --eval-every 0",
+            "eval_every: expected at least 1 for A-v1, got 0",
+        ),
+        (
+            "compare --env-id Pendulum-v1 --algorithms sb3-ppo --total-timesteps 250",
+            "total_timesteps: expected a multiple of 4",
+        ),
     ],
 )
 def test_bad_input_is_named(words, message, capsys, tmp_path):

@@ -59,7 +59,7 @@ def cluster() -> RayJobs:
 
 
 def compared(folder: Path, jobs: LocalJobs | RayJobs, table: LiveTable) -> Comparison:
-    comparison = Comparison.prepare(STUDY, root=folder / "runs", out=folder / "out", oracle=False)
+    comparison = Comparison.prepare(STUDY, root=folder / "runs", out=folder / "out", oracle_episodes=0)
     run_study(comparison, jobs, table=table)
     return comparison
 
