@@ -49,7 +49,7 @@ def compare(
         study: In place of --env-id and --algorithms. smoke: minutes, to see that all works; small: hours.
         total_timesteps: Real steps that every algorithm has on every environment, where they are compared.
         seeds: How many: 0, 1, ... 5 by default.
-        eval_every: Real steps between evaluations, a divisor of --total-timesteps; by default 20 evaluations, at least 5.
+        eval_every: Real steps between evaluations, a divisor of --total-timesteps; by default 20 of them, at least 5.
         eval_episodes: Episodes of each. 5 by default.
         times: ALGORITHM=N: its runs last N times as long, to see when it gets where others got.
         eval_times: ALGORITHM=N: its evaluations are N times as far apart, for long runs.
