@@ -62,9 +62,12 @@ class Here:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A study of three trials that nothing interrupted."""
+    """A study of one trial, and two more."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, tune(study(), folder, Here(), trials=3)
+    first = tune(study(), folder, Here(), trials=1)
+    found = tune(study(), folder, Here(), trials=3)
+    assert found[:1] == first
+    return folder, found
 
 
 @pytest.mark.parametrize(
@@ -244,10 +247,10 @@ def test_killed_in_the_middle_it_comes_to_the_same_trials(whole, tmp_path):
     assert len(list(tmp_path.glob("trials/0000/*__sac__0__*"))) == 1  # gone on with, not made anew
 
 
-def test_more_trials_go_on_from_those_that_are_there(whole, tmp_path):
-    first = tune(study(), tmp_path, Here(), trials=1)
-    assert tune(study(), tmp_path, Here(), trials=1) == first == whole[1][:1]
-    assert tune(study(), tmp_path, Here(), trials=2) == whole[1][:2]
+def test_a_study_that_has_its_trials_is_left_as_it_is(whole):
+    before = (whole[0] / JOURNAL).read_bytes()
+    assert tune(study(), whole[0], Here(), trials=2) == whole[1]
+    assert (whole[0] / JOURNAL).read_bytes() == before
 
 
 def test_a_journal_whose_last_line_was_cut_off_goes_on(whole, tmp_path):
