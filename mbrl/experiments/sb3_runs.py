@@ -37,8 +37,8 @@ def create_sb3_run(
         ValueError: the library is not installed, the environment does not fit, or a setting is unknown or out of
             range: then there is no directory either.
     """
-    training = _training(algorithm)
-    _environments(training.make_model(algorithm, config, lambda: environment(env_id, {}), _seed(seed))).close()
+    models, _ = _modules(algorithm)
+    _environments(models.make_model(algorithm, config, lambda: environment(env_id, {}), _seed(seed))).close()
     return Run.create(root, env_id, algorithm, seed, {"sb3": asdict(config)}, tensorboard=tensorboard)
 
 
@@ -55,14 +55,14 @@ def train_sb3_run(run: Run, *, stop: Callable[[], bool] | None = None, progress:
     Raises:
         ValueError: the library is not installed, or the environment does not fit.
     """
-    config, training = sb3_config(run), _training(run.algo)
+    config, (models, training) = sb3_config(run), _modules(run.algo)
     if (steps := _finished(run, config)) is not None:
         return steps
     _clear(run)
     seed = _seed(run.seed)
     eval_env = environment(run.env_id, {})
-    model = training.make_model(run.algo, config, lambda: environment(run.env_id, {}), seed)
-    policy = training.policy_of(model, seed)
+    model = models.make_model(run.algo, config, lambda: environment(run.env_id, {}), seed)
+    policy = models.policy_of(model, seed)
 
     def evaluate_now(steps: int) -> dict[str, float]:
         key = derive(run.seed, "evaluate", steps)
@@ -75,7 +75,7 @@ def train_sb3_run(run: Run, *, stop: Callable[[], bool] | None = None, progress:
         counters = {"steps": steps, "updates": protocol.updates, "seconds": protocol.seconds}
         exploration = float(getattr(model, "exploration_rate", 0.0))
         meta = {"seed": run.seed, "settings": asdict(config), "counters": counters, "exploration": exploration}
-        recorder.save(steps, training.tensors_of(model), meta)
+        recorder.save(steps, models.tensors_of(model), meta)
     return steps
 
 
@@ -87,7 +87,7 @@ def load_sb3_policy(run: Run, env: gym.Env) -> Policy:
             f"start it anew with: mbrl resume {run.path}"
         )
     tensors, meta = load_checkpoint(run.path)
-    policy: Policy = _training(run.algo).load_model(
+    policy: Policy = _modules(run.algo)[0].load_model(
         run.algo, sb3_config(run), env, tensors, meta["exploration"], _seed(run.seed)
     )
     return policy
@@ -128,12 +128,13 @@ def _environments(model: Any) -> Any:
     return model.get_env()
 
 
-def _training(algorithm: str) -> ModuleType:
+def _modules(algorithm: str) -> tuple[ModuleType, ModuleType]:
+    """sb3_models and sb3_training, which import what is optional."""
     try:
-        from mbrl.experiments import sb3_training
+        from mbrl.experiments import sb3_models, sb3_training
     except ImportError as error:
         raise ValueError(
             f"algorithm: {algorithm} needs stable-baselines3 and sb3-contrib ({error}); "
             'pip install "mbrl-planners[sb3]"'
         ) from None
-    return sb3_training
+    return sb3_models, sb3_training

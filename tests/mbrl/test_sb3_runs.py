@@ -20,9 +20,9 @@ from mbrl.experiments.agent_runs import environment
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.run import Run
+from mbrl.experiments.sb3_models import CLASSES, load_model, make_model, policy_of, seeded, tensors_of
 from mbrl.experiments.sb3_presets import DEFAULTS, PRESETS, SB3, SB3Config, sb3_preset
 from mbrl.experiments.sb3_runs import create_sb3_run, train_sb3_run
-from mbrl.experiments.sb3_training import CLASSES, load_model, make_model, policy_of, seeded, tensors_of
 from mbrl.pipelines.bookkeeping import part
 from mbrl.seeding import derive
 
@@ -315,8 +315,9 @@ def test_settings_out_of_range_are_named(name, value):
 
 def test_what_to_install_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
-    monkeypatch.delitem(sys.modules, "mbrl.experiments.sb3_training")
-    monkeypatch.delattr("mbrl.experiments.sb3_training", raising=False)
+    for name in ("sb3_models", "sb3_training"):
+        monkeypatch.delitem(sys.modules, f"mbrl.experiments.{name}", raising=False)
+        monkeypatch.delattr(f"mbrl.experiments.{name}", raising=False)
     with pytest.raises(ValueError, match=r"mbrl-planners\[sb3\]"):
         create_sb3_run(tmp_path, "Pendulum-v1", "sb3-ppo", SB3Config(), seed=0)
 
