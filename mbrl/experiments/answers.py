@@ -1,8 +1,8 @@
 """The questions of a comparison, each with a sentence for an answer, which says "undecided" where the runs don't tell.
 
 All answers follow one rule: the best algorithm of all must beat each of those that it is asked against, by the test of
-`mbrl.experiments.decisions`, and must still do so when failed runs count as the worst. That the best was seen in the
-same runs makes the rule err a little more often than the test; docs/statistics.md says how often.
+`mbrl.experiments.decisions`, and must still do so when failed runs count as the worst. docs/statistics.md says how
+often that errs.
 """
 
 from __future__ import annotations
