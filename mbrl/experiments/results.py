@@ -173,13 +173,7 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
     config = loop_settings(run.config)
     env = _environment(run)
     costs = {axis: spent[at] for axis, spent in cost_curves(run.algo, run.config, rows, _sizes(*env)).items()}
-    steps = costs.pop("steps")
-    if not (np.diff(steps, prepend=-1) > 0).all():
-        raise ValueError(f"{path / METRICS} is damaged: real steps of its evaluations do not rise")
-    for axis, spent in costs.items():
-        if (np.diff(spent) < 0).any():
-            said.append(f"{_name(label, run)}: its {axis} fall in {METRICS}, which is damaged; they count as unknown")
-            costs[axis] = np.full(len(spent), math.nan)
+    said += [f"{_name(label, run)}: {text}" for text in _check(costs, path)]
     returns, unusable = _returns(evaluations)
     if unusable:
         said.append(f"{_name(label, run)}: the simulation diverged in {unusable} of {len(returns)} evaluations")
@@ -197,9 +191,9 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
         algorithm=label,
         algo=run.algo,
         seed=run.seed,
-        steps=steps.astype(int),
+        steps=costs["steps"].astype(int),
         returns=returns,
-        costs={"steps": steps, **costs},
+        costs=costs,
         final=final.returns,
         final_episodes=final.episodes,
         settings=run.config,
@@ -210,6 +204,15 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
         complete=complete,
     )
     return outcome, said
+
+
+def _check(costs: dict[str, np.ndarray], path: Path) -> list[str]:
+    """Make costs that fall unknown, and say so. Raises ValueError where steps do not rise."""
+    if not (np.diff(costs["steps"], prepend=-1) > 0).all():
+        raise ValueError(f"{path / METRICS} is damaged: real steps of its evaluations do not rise")
+    falling = [axis for axis, spent in costs.items() if (np.diff(spent) < 0).any()]
+    costs |= {axis: np.full(len(costs[axis]), math.nan) for axis in falling}
+    return [f"its {axis} fall in {METRICS}, which is damaged; they count as unknown" for axis in falling]
 
 
 def loop_settings(config: Mapping[str, Any]) -> dict[str, Any]:
