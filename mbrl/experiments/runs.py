@@ -57,17 +57,20 @@ def train_run(
         def ends() -> bool:
             return bool(asked) or time.monotonic() >= end or (stop is not None and stop())
 
-        if run.algo == PETS:
-            steps = pets_runs.train_pets_run(run, stop_now=ends, **settings).steps
-        elif _is_offline(run):
-            steps = int(offline_runs.train_offline_run(run, dataset=dataset, stop=ends, **settings).updates)
-        elif run.algo in SB3:
-            steps = sb3_runs.train_sb3_run(run, stop=ends, progress=progress)
-        else:
-            steps = int(agent_runs.train_agent_run(run, stop=ends, **settings).steps)
+        steps = _train(run, ends, dataset, settings)
     if asked and steps < total(run):
         raise KeyboardInterrupt
     return steps
+
+
+def _train(run: Run, ends: Callable[[], bool], dataset: str | Path | None, settings: dict[str, Any]) -> int:
+    if run.algo == PETS:
+        return pets_runs.train_pets_run(run, stop_now=ends, **settings).steps
+    if _is_offline(run):
+        return int(offline_runs.train_offline_run(run, dataset=dataset, stop=ends, **settings).updates)
+    if run.algo in SB3:
+        return sb3_runs.train_sb3_run(run, stop=ends, progress=settings["progress"])
+    return int(agent_runs.train_agent_run(run, stop=ends, **settings).steps)
 
 
 def settings_of(run: Run) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _finished(run: Run, config: SB3Config) -> int | None:
 def _clear(run: Run) -> None:
     """Remove what an earlier attempt left: its policy first, so that none stands beside another's metrics."""
     if run.offset or checkpoints(run.path):
-        warnings.warn(f"{run.algo} can't be resumed, and starts anew: {run.path}", stacklevel=4)
+        warnings.warn(f"{run.algo} can't be resumed, and starts anew: {run.path}", stacklevel=5)
     shutil.rmtree(run.path / FOLDER, ignore_errors=True)
     (run.path / FINAL).unlink(missing_ok=True)
     run.truncate(0)
