@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from mbrl.experiments import comparison_tables as tables
 from mbrl.experiments import cost_curves
@@ -93,11 +94,20 @@ def summarise(
         settings=tuple(tables.setting_differences(comparison)),
         runs=tuple(tables.run_rows(comparison)),
         failures=tuple(tables.failure_rows(comparison)),
-        versions=_versions(results),
-        commits=dict(sorted(Counter(outcome.commit or "unknown" for outcome in results.outcomes).items())),
-        machines=dict(sorted(Counter(outcome.machine or "unknown" for outcome in results.outcomes).items())),
+        **_origins(results),
         warnings=(*results.warnings, *comparison.warnings, *_uneven(comparison), *_final_warnings(finals)),
     )
+
+
+def _origins(results: Results) -> dict[str, Any]:
+    """What runs were made with and on."""
+    commits = Counter(outcome.commit or "unknown" for outcome in results.outcomes)
+    machines = Counter(outcome.machine or "unknown" for outcome in results.outcomes)
+    return {
+        "versions": _versions(results),
+        "commits": dict(sorted(commits.items())),
+        "machines": dict(sorted(machines.items())),
+    }
 
 
 def _versions(results: Results) -> dict[str, tuple[str, ...]]:
