@@ -25,7 +25,7 @@ from mbrl.experiments.run import Run
 
 FORMAT = 1
 EPISODES = 20
-PLANNED_EPISODES = 5
+PLANNED_EPISODES = 3
 """Of planners, whose episodes are dear: the first of the others'."""
 
 
