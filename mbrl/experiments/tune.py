@@ -139,7 +139,10 @@ def _open(study: TuneStudy, folder: Path) -> Any:
     storage = open_storage(folder)
     import optuna
 
-    return optuna.create_study(study_name=STUDY, storage=storage, direction="maximize", load_if_exists=True)
+    try:  # creating one that exists writes a line, too
+        return optuna.load_study(study_name=STUDY, storage=storage)
+    except KeyError:
+        return optuna.create_study(study_name=STUDY, storage=storage, direction="maximize")
 
 
 def _mend(journal: Path) -> None:
