@@ -25,7 +25,8 @@ demo: $(READY)  ## Learn to swing up a MuJoCo cartpole from nothing (SEED=0).
 test: $(READY)  ## Run the tests, in JOBS=2 processes, but for the slow ones.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile -m "not slow"
 
-test-slow: $(READY)  ## Run the slow tests: tens of minutes.
+test-slow: $(READY)  ## Run the slow tests, with Ray: tens of minutes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,ray]"
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)  ## Check style and types.
