@@ -10,51 +10,8 @@ from mbrl.experiments import comparison_tables as tables
 from mbrl.experiments import cost_curves
 from mbrl.experiments.answers import answers
 from mbrl.experiments.comparison import Comparison, compare
-from mbrl.experiments.findings import (
-    Aggregate,
-    Answer,
-    AtBudget,
-    Cost,
-    Curve,
-    Detectable,
-    Difference,
-    Entry,
-    Estimate,
-    FailureRow,
-    Final,
-    Improvement,
-    Paired,
-    Profile,
-    RunRow,
-    SettingDifference,
-    Summary,
-    TaskInfo,
-    ToThreshold,
-)
+from mbrl.experiments.findings import Final, Summary
 from mbrl.experiments.results import Results
-
-__all__ = [
-    "Aggregate",
-    "Answer",
-    "AtBudget",
-    "Cost",
-    "Curve",
-    "Detectable",
-    "Difference",
-    "Entry",
-    "Estimate",
-    "FailureRow",
-    "Final",
-    "Improvement",
-    "Paired",
-    "Profile",
-    "RunRow",
-    "SettingDifference",
-    "Summary",
-    "TaskInfo",
-    "ToThreshold",
-    "summarise",
-]
 
 
 def summarise(

@@ -8,9 +8,10 @@ import pytest
 
 from mbrl.experiments.comparison import random_return
 from mbrl.experiments.decisions import detectable_shift
+from mbrl.experiments.findings import Summary
 from mbrl.experiments.provenance import seal
 from mbrl.experiments.results import COSTS, FINAL, Failure, read_results
-from mbrl.experiments.summary import Summary, summarise
+from mbrl.experiments.summary import summarise
 from tests.mbrl.comparison_cases import write_run
 
 TASK = "Pendulum-v1"
