@@ -1,5 +1,6 @@
 """Evaluation: the mean return of a policy over whole episodes with seeds of their own."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from mbrl.experiments.episode import Policy, play
+from mbrl.experiments.episode import Episode, Policy, play, play_together
 from mbrl.experiments.video import Film
 from mbrl.seeding import derive
 
@@ -77,18 +78,29 @@ def evaluate(
         )
     film = None if video is None else Film(env, Path(video))
     played = []
-    for number in range(episodes):
+    for number, key in enumerate(_seeds(seed, episodes)):
         watch = film if number == 0 else None
         with watch or nullcontext():
-            played.append(
-                play(
-                    policy,
-                    env,
-                    seed=derive(seed, "evaluate", number) % 2**31,
-                    deterministic=deterministic,
-                    watch=watch,
-                )
-            )
+            played.append(play(policy, env, seed=key, deterministic=deterministic, watch=watch))
+    return _evaluation(played, film)
+
+
+def evaluate_together(policy: Policy, envs: Sequence[gym.Env], *, seed: int, deterministic: bool = True) -> Evaluation:
+    """Play a whole episode in each of several equal environments at once; episode `i` starts as that of `evaluate`.
+
+    It takes a planner far less time than one episode after the other. The policy gets `[episodes, obs]`
+    (`mbrl.experiments.episode.play_together`). Raises ValueError where there is no environment, and as `evaluate`.
+    """
+    if not envs:
+        raise ValueError("envs: expected at least 1 environment, got none")
+    return _evaluation(play_together(policy, envs, seeds=_seeds(seed, len(envs)), deterministic=deterministic))
+
+
+def _seeds(seed: int, episodes: int) -> list[int]:
+    return [derive(seed, "evaluate", number) % 2**31 for number in range(episodes)]
+
+
+def _evaluation(played: Sequence[Episode], film: Film | None = None) -> Evaluation:
     return Evaluation(
         returns=np.array([episode.ret for episode in played]),
         lengths=np.array([episode.length for episode in played]),

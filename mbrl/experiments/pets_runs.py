@@ -13,7 +13,7 @@ from mbrl.envs.make import make_env
 from mbrl.envs.vector import make_vector_env
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import Policy
-from mbrl.experiments.evaluate import evaluate
+from mbrl.experiments.evaluate import evaluate_together
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import STEP, Run
 from mbrl.experiments.settings import dataclass_from
@@ -62,12 +62,12 @@ def train_pets_run(
 ) -> PETSResult:
     """Train a run from its newest checkpoint, or from the start where it has none, to its end."""
     config = pets_config(run)
-    eval_env = make_env(run.env_id)
+    eval_envs = [make_env(run.env_id) for _ in range(config.eval_episodes)]
     env = make_env(run.env_id) if config.num_envs == 1 else make_vector_env(run.env_id, config.num_envs)
 
     def evaluate_now(policy: MPC, steps: int) -> dict[str, float]:
         seed = derive(run.seed, "evaluate", steps)
-        return evaluate(policy, eval_env, episodes=config.eval_episodes, seed=seed).metrics()
+        return evaluate_together(policy, eval_envs, seed=seed).metrics()
 
     total = config.total_timesteps
     with RunRecorder(run, total_timesteps=total, progress=progress, accept_changes=accept_changes) as recorder:
@@ -75,12 +75,12 @@ def train_pets_run(
             env, config, seed=run.seed, recorder=recorder, evaluate=evaluate_now, stop=stop, stop_now=stop_now
         )
         if run.config["distill"] and result.steps >= total:
-            cloned = distill(result, eval_env, run.seed)
+            cloned = distill(result, eval_envs[0], run.seed)
             cloned.save(run.path / DISTILLED)
-            score = evaluate(cloned, eval_env, episodes=config.eval_episodes, seed=derive(run.seed, DISTILLED))
+            score = evaluate_together(cloned, eval_envs, seed=derive(run.seed, DISTILLED))
             recorder.log({STEP: result.steps, "eval/distilled_mean_reward": score.mean})
-    env.close()
-    eval_env.close()
+    for each in (env, *eval_envs):
+        each.close()
     return result
 
 

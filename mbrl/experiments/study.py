@@ -131,10 +131,13 @@ class Settings(NamedTuple):
 
 
 def cells(study: Study) -> Iterator[Cell]:
-    """All runs of a study, seed by seed: a study that is stopped early has whole comparisons of fewer seeds."""
+    """All runs of a study, seed by seed: a study that is stopped early has whole comparisons of fewer seeds.
+
+    Among those of a seed the entries' order counts: with the longest runs first no core waits for one at the end.
+    """
     for seed in study.seeds:
-        for task in study.tasks:
-            for entry in study.entries:
+        for entry in study.entries:
+            for task in study.tasks:
                 yield Cell(task, entry, seed)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mbrl.experiments.episode import play
-from mbrl.experiments.evaluate import Evaluation, evaluate
+from mbrl.experiments.evaluate import Evaluation, evaluate, evaluate_together
 
 
 class Count(gym.Env):
@@ -125,3 +125,59 @@ def test_a_diverged_simulation_is_never_scored_as_good(tmp_path: Path, monkeypat
     assert result.mean == -np.inf
     assert np.isnan(result.std)
     assert "2 diverged" in str(result)
+
+
+class Balance:
+    """A linear policy for one observation [obs] of InvertedPendulum-v5, or for several [n, obs]; counts its calls."""
+
+    def __init__(self, gain: float) -> None:
+        self.gain, self.starts = gain, []
+
+    def predict(
+        self, obs: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        self.starts.append(episode_start.tolist())
+        return self.gain * np.clip(obs[..., 1:2] + obs[..., 3:4], -3, 3), None
+
+
+@pytest.mark.parametrize("gain", [0.0, 3.0])
+def test_episodes_side_by_side_are_those_one_after_the_other(gain: float) -> None:
+    envs = [gym.make("InvertedPendulum-v5", max_episode_steps=60) for _ in range(4)]
+    apart, together = Balance(gain), Balance(gain)
+    expected = evaluate(apart, envs[0], episodes=4, seed=3)
+    result = evaluate_together(together, envs, seed=3)
+    assert result.returns.tolist() == expected.returns.tolist()
+    assert result.lengths.tolist() == expected.lengths.tolist()
+    assert (len(set(result.lengths.tolist())) > 1) == (gain == 0.0)  # some end before others, where the pole falls
+    assert len(together.starts) == max(result.lengths)
+    assert together.starts == [[True] * 4] + [[False] * 4] * (max(result.lengths) - 1)
+    for env in envs:
+        env.close()
+
+
+def test_side_by_side_an_episode_that_diverged_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log file where it diverges
+    envs = [gym.make("InvertedPendulum-v5") for _ in range(2)]
+
+    class Breaker(Balance):
+        def predict(self, obs: np.ndarray, *rest: Any) -> tuple[np.ndarray, Any]:
+            assert np.isfinite(obs).all()
+            if len(self.starts) == 2:
+                envs[0].unwrapped.data.qvel[:] = 1e30  # type: ignore[attr-defined]
+            return super().predict(obs, *rest)
+
+    broken = evaluate_together(Breaker(0.0), envs, seed=0)
+    whole = evaluate_together(Balance(0.0), envs, seed=0)
+    assert broken.returns.tolist() == [-np.inf, whole.returns[1]]
+    assert (broken.lengths[0], broken.diverged) == (3, 1)
+    for env in envs:
+        env.close()
+
+
+def test_side_by_side_needs_an_environment_and_an_action_for_each() -> None:
+    with pytest.raises(ValueError, match="envs: expected at least 1 environment, got none"):
+        evaluate_together(Spy(), [], seed=0)
+    with pytest.raises(ValueError, match="policy: expected 2 actions, one an observation, got 3"):
+        evaluate_together(Spy(), [Count(), Count()], seed=0)
