@@ -2,7 +2,8 @@
 
 Every policy meets the same start states, whatever its algorithm and seed, once with its best actions and once with
 actions sampled as in training. Planning is a function of its inputs, and TD3's policy is, too: they have no second
-entry. The returns stand in evaluation.json in the run directory.
+entry. Planners, whose episodes are dear, play the first of them, as many as each of their evaluations had. The returns
+stand in evaluation.json in the run directory.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ import numpy as np
 from mbrl.experiments import runs
 from mbrl.experiments.checkpoint import newest_whole
 from mbrl.experiments.evaluate import Evaluation, evaluate, evaluate_together
+from mbrl.experiments.pets_runs import pets_config
 from mbrl.experiments.provenance import seal, sync, unseal, write_durably
 from mbrl.experiments.results import FINAL, FINAL_SEED
 from mbrl.experiments.run import Run
 
 FORMAT = 1
 EPISODES = 20
-PLANNED_EPISODES = 5
-"""Of planners, whose episodes are dear: the first of the others'."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ def final_evaluation(run: Run) -> FinalEvaluation:
 
 def _plan(run: Run) -> tuple[Evaluation, None]:
     """Of a planner, whose best action is its only one; its episodes go side by side, which is far cheaper."""
+    episodes = pets_config(run).eval_episodes
     with contextlib.ExitStack() as stack:
-        envs = [stack.enter_context(contextlib.closing(runs.run_env(run))) for _ in range(PLANNED_EPISODES)]
+        envs = [stack.enter_context(contextlib.closing(runs.run_env(run))) for _ in range(episodes)]
         return evaluate_together(runs.load_policy(run, envs[0]), envs, seed=FINAL_SEED), None
 
 
