@@ -58,15 +58,22 @@ def decide(best: str, rivals: Sequence[str], verdict: Judge) -> Decision:
         worst = max(one.p for both in found.values() for one in both)
         each = "" if len(rivals) == 1 else " each"
         return Decision(True, f"a rank test tells {best} from {_listed(rivals)}{each} (p = {_p(worst)})")
-    reasons = []
+    few, by_failures, untold = [], [], []
     for rival in (rival for rival in rivals if not beaten[rival]):
         plain = found[rival][0]
         if plain.least > LEVEL:
-            reasons.append(f"so few runs of {best} and {rival} can't tell at {LEVEL:.0%}")
+            few.append(rival)
         elif plain.decided and plain.better > 0.5:
-            reasons.append(f"{best} would not be told from {rival} if failed runs counted as the worst")
+            by_failures.append(rival)
         else:
-            reasons.append(f"a rank test does not tell {best} from {rival} (p = {_p(plain.p)})")
+            untold.append(f"{rival} (p = {_p(plain.p)})")
+    reasons = []
+    if few:
+        reasons.append(f"so few runs can't tell {best} from {_listed(few)} at {LEVEL:.0%}")
+    if by_failures:
+        reasons.append(f"{best} would not be told from {_listed(by_failures)} if failed runs counted as the worst")
+    if untold:
+        reasons.append(f"a rank test does not tell {best} from {_listed(untold)}")
     return Decision(False, "; ".join(reasons))
 
 

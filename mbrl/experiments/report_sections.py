@@ -237,7 +237,8 @@ def _absent(drawn: Sequence[Curve], axis: str, summary: Summary) -> Markup | Non
         none = {curve.label for curve in here if curve.x and max(curve.x) == 0} - there
         unknown = [entry.label for entry in summary.entries if entry.label not in there | none]
         words = [f"{several(sorted(none))}: no {SHORT[axis]}."] if none else []
-        words += [f"{several(unknown)}: {SHORT[axis]} not known, or no run got to the budget."] if unknown else []
+        if unknown:
+            words.append(f"{several(unknown)}: {SHORT[axis]} not known, or its runs have no range of it in common.")
         if words:
             told.setdefault(" ".join(words), []).append(short_task(task.env_id))
     if not told:

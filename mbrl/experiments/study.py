@@ -196,14 +196,14 @@ def _name(env_id: str) -> str:
 SMOKE = Study(
     "smoke",
     tasks=(
-        Task("Pendulum-v1", budget=300, eval_every=150, eval_episodes=1),
+        Task("Pendulum-v1", budget=300, eval_every=100, eval_episodes=1),
         Task("mbrl/CartPoleSwingUp-v0", budget=300, eval_every=150, eval_episodes=1),
     ),
     entries=(
         Entry("pets", "pets"),
         Entry("mbpo", "mbpo"),
         Entry("sac", "sac", times=4),
-        Entry("sb3-ppo", "sb3-ppo", times=16, eval_times=2),
+        Entry("sb3-ppo", "sb3-ppo", times=16),
     ),
     seeds=(0, 1),
 )

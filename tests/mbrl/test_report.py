@@ -287,7 +287,7 @@ def test_every_chart_is_there_for_every_axis(summary: Summary) -> None:
     )
     assert len(series) == 2 * tasks * sum(known.values()) + len(ENTRIES)  # two ranges, and the profiles
     assert "Not drawn. sac, sb3-ppo and sb3-sac: no model steps." in parsed.text
-    assert "sb3-ppo: FLOPs not known, or no run got to the budget." in parsed.text
+    assert "sb3-ppo: FLOPs not known, or its runs have no range of it in common." in parsed.text
 
 
 def test_the_page_stands_alone(summary: Summary) -> None:

@@ -172,7 +172,7 @@ def test_one_run_has_no_interval_and_decides_nothing(tmp_path):
     assert summary.at_budget[0].iqm.low is None
     assert summary.curves[0].low is None
     assert not any(answer.decided for answer in summary.answers)
-    assert "so few runs of mbpo and sac can't tell at 5%" in summary.answers[0].answer
+    assert "so few runs can't tell mbpo from sac at 5%" in summary.answers[0].answer
     assert summary.detectable[0].difference is None
 
 
@@ -281,7 +281,10 @@ def test_three_runs_against_three_decide_nothing(tmp_path):
     cells += [("sac", write_run(tmp_path, "sac", seed, [-900 - seed])) for seed in range(3)]
     answers = summarise(read_results(cells), budgets={TASK: 100}).answers
     assert not any(answer.decided for answer in answers)
-    assert all("so few runs of" in answer.answer for answer in answers)
+    assert all("so few runs can't tell" in answer.answer for answer in answers)
+    cells += [("ppo", write_run(tmp_path, "td3", seed, [-950 - seed])) for seed in range(3)]
+    worth = summarise(read_results(cells), budgets={TASK: 100}).answers[0]
+    assert "so few runs can't tell mbpo from sac and ppo at 5%;" in worth.answer  # once, not once a rival
 
 
 def test_failed_runs_are_told_and_can_undo_an_answer(tmp_path):
