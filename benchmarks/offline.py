@@ -3,6 +3,7 @@
 `python -m benchmarks.offline --methods bc naive mopo combo --data pendulum-narrow --seeds 0 1 2 3 4` trains in run
 directories under --root, on datasets that it makes where they are missing (benchmarks/offline_data.py). A seed that was
 interrupted, or stopped by `--minutes`, goes on from its newest checkpoint; a finished one is not repeated.
+With a GPU: `--data hopper-replay halfcheetah-replay --total-updates 1000000 --device cuda --minutes 10`.
 `python -m benchmarks.offline_report` makes tables. "naive" is MOPO without a penalty: MBPO on a fixed buffer.
 """
 
@@ -30,26 +31,28 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 """Algorithms of the library, and what is changed in their presets."""
 WITH_MODEL = ("mopo", "combo", "mobile")
 _SMALL = {"total_updates": 5_000, "log_every": 250, "eval_every": 250, "eval_episodes": 5, "checkpoint_every": 2_500}
-_TENTH = {
-    "total_updates": 100_000,
-    "log_every": 1_000,
-    "eval_every": 2_500,
+_RUNNER = {
+    "total_updates": 10_000,  # what CPU cores can do: an update of CQL or COMBO takes one a third of a second
+    "log_every": 500,
+    "eval_every": 500,
     "eval_episodes": 5,
-    "checkpoint_every": 2_500,
+    "checkpoint_every": 500,
 }
 LOOPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pendulum": (_SMALL, {}),
     "inverted": ({**_SMALL, "total_updates": 20_000, "eval_every": 500}, {}),  # slow targets: tau times updates is 100
-    "halfcheetah": (_TENTH, {"checkpoint_model_buffer": False}),
-    "hopper": (_TENTH, {"checkpoint_model_buffer": False}),
+    "halfcheetah": (_RUNNER, {"checkpoint_model_buffer": False}),
+    "hopper": (_RUNNER, {"checkpoint_model_buffer": False}),
 }
 """By the first part of a dataset's name: settings of the loop, and more of them where there is a model."""
 
 
-def learn(method: str, data: str, seed: int, root: Path, data_root: Path, minutes: float | None) -> bool:
+def learn(
+    method: str, data: str, seed: int, root: Path, data_root: Path, minutes: float | None, longer: dict[str, Any]
+) -> bool:
     """Train a seed, from where it is; whether it is finished."""
     folder = root / f"{method}@{data}" / str(seed)
-    run = _open(method, data, seed, folder, data_root)
+    run = _open(method, data, seed, folder, data_root, longer)
     spent = folder / "cpu_seconds"
     before = float(spent.read_text()) if spent.exists() else 0.0
     cpu = time.process_time()
@@ -94,7 +97,7 @@ def _values(run: Run) -> dict[str, float]:
     return {"q_mean": round(float(q.mean()), 2), "q_max": round(float(q.max()), 2)}
 
 
-def _open(method: str, data: str, seed: int, folder: Path, data_root: Path) -> Run:
+def _open(method: str, data: str, seed: int, folder: Path, data_root: Path, longer: dict[str, Any]) -> Run:
     """The seed's run directory, made where there is none yet."""
     found = sorted(folder.glob("*__*/config.json"))
     if found:
@@ -102,7 +105,7 @@ def _open(method: str, data: str, seed: int, folder: Path, data_root: Path) -> R
     algorithm, changes = METHODS[method]
     config, learner, *_ = OFFLINE[algorithm].preset(DATA[data].env_id, None)
     loop, model = LOOPS[data.partition("-")[0]]
-    changes = {**loop, **changes}
+    changes = {**loop, **longer, **changes}
     if algorithm in WITH_MODEL:
         changes |= {**model, "model_seed": seed, "model_cache": str(data_root / "models")}
     path = dataset_path(data, data_root)
@@ -117,7 +120,11 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path("runs/offline"))
     parser.add_argument("--data-root", type=Path, default=Path("runs/offline-data"))
     parser.add_argument("--minutes", type=float, help="stop each seed after about as many, with a checkpoint")
+    parser.add_argument("--total-updates", type=int, help="of new runs, in place of what two CPU cores can do")
+    parser.add_argument("--device", help="of new runs: cpu, or cuda")
     arguments = parser.parse_args()
+    chosen = {"total_updates": arguments.total_updates, "device": arguments.device}
+    longer = {name: value for name, value in chosen.items() if value is not None}
     torch.set_num_threads(1)
     finished = True
     for seed in arguments.seeds:
@@ -125,7 +132,7 @@ def main() -> int:
             for method in arguments.methods:
                 if not (arguments.root / f"{method}@{data}" / str(seed) / "kept").exists():
                     roots = arguments.root, arguments.data_root
-                    finished &= learn(method, data, seed, *roots, arguments.minutes)
+                    finished &= learn(method, data, seed, *roots, arguments.minutes, longer)
     return 0 if finished else 1
 
 
