@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -21,13 +20,14 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
 from mbrl.envs.tasks import task
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agent_loop import MODEL_COLUMNS, AgentLoop
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.dyna_config import DynaConfig
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.loop import Loop, valid_rows
+from mbrl.pipelines.loop import valid_rows
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, due, memory_explained
+from mbrl.pipelines.updates import Updates, memory_explained
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -101,49 +101,31 @@ def train_dyna(
             return TransitionBatch(*(x[None] for x in batch))
 
         updates = Updates(agent, draw, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates)
-        loop = Loop(
+        loop = AgentLoop(
             env,
+            agent,
+            updates,
             config,
             count,
             seed=seed,
             buffer=real,
-            columns={
-                "train/n_updates": "updates",
-                "model/steps": "model_steps",
-                "model/gradient_steps": "model_gradient_steps",
-            },
-            parts={"agent": agent, "updates": updates, "model": model},
-            settings={**asdict(config), **agent.settings()},
+            columns=MODEL_COLUMNS,
+            parts={"model": model},
             recorder=recorder,
             evaluate=evaluate,
             stop=stop,
         )
         every = config.model_every
         while loop.goes_on():
-            if count.steps < config.initial_steps:
-                action = loop.random_action()
-            else:
-                action = agent.explore(loop.collector.obs, generator(seed, "act", 0, count.steps, device=agent.device))
-            model.verify(valid_rows(loop.step(action)))
-            agent.steps = count.steps
-
+            model.verify(valid_rows(loop.step_agent()))
             if config.planning_updates and model.is_due(
                 count, every=every, after=config.initial_steps, num_envs=config.num_envs
             ):
                 loop.log(model.renew(real, count, unseen=every, horizons=config.diagnostic_horizons))
-            real_updates = due(
-                count.steps,
-                config.num_envs,
-                after=config.initial_steps,
-                every=config.update_every,
-                ratio=config.update_ratio,
-            )
-            updates.run(real_updates * (1 + config.planning_updates), count.steps)
-            count.updates = agent.updates
+            real_updates = loop.updates_due()
+            loop.update(real_updates * (1 + config.planning_updates))
             count.model_steps += real_updates * config.planning_updates * config.batch_size * config.planning_steps
-            loop.log_episodes(updates.metrics)
-            loop.evaluate(agent)
-            loop.checkpoint()
+            loop.report()
     return DynaResult(agent, model.ensemble, real, loop.episodes, count.steps)
 
 

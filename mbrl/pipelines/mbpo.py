@@ -11,7 +11,6 @@ lists the deviations.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -21,16 +20,16 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
 from mbrl.envs.tasks import task
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agent_loop import MODEL_COLUMNS, AgentLoop
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.imagined import Imagined
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.loop import Loop, valid_rows
+from mbrl.pipelines.loop import valid_rows
 from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, due, memory_explained
+from mbrl.pipelines.updates import Updates, memory_explained
 from mbrl.pipelines.value_expansion import Expansion
-from mbrl.seeding import generator
 from planners.dynamics import Reward, Termination
 
 Evaluate = Callable[[Agent, int], dict[str, float]]
@@ -113,19 +112,16 @@ def train_mbpo(
             recorder=recorder,
             mode=config.updates,
         )
-        loop = Loop(
+        loop = AgentLoop(
             env,
+            agent,
+            updates,
             config,
             count,
             seed=seed,
             buffer=real,
-            columns={
-                "train/n_updates": "updates",
-                "model/steps": "model_steps",
-                "model/gradient_steps": "model_gradient_steps",
-            },
-            parts={"agent": agent, "updates": updates, "model": model, "imagined": imagined.rows},
-            settings={**asdict(config), **agent.settings()},
+            columns=MODEL_COLUMNS,
+            parts={"model": model, "imagined": imagined.rows},
             recorder=recorder,
             evaluate=evaluate,
             stop=stop,
@@ -139,31 +135,13 @@ def train_mbpo(
             imagined.refill(count, count.fits, length, _kept(config), rounds=count.fits)
         every = config.model_every
         while loop.goes_on():
-            if count.steps < config.initial_steps:
-                action = loop.random_action()
-            else:  # sampled: the mean action would explore nothing
-                action = agent.explore(loop.collector.obs, generator(seed, "act", 0, count.steps, device=agent.device))
-            model.verify(valid_rows(loop.step(action)))
-            agent.steps = count.steps
-
+            model.verify(valid_rows(loop.step_agent()))
             if model.is_due(count, every=every, after=config.initial_steps, num_envs=config.num_envs):
                 loop.log(model.renew(real, count, unseen=every, horizons=config.diagnostic_horizons))
                 length = config.rollout_length.at(count.steps)
                 loop.log(imagined.renew(count, count.fits, length, _kept(config)))
-            updates.run(
-                due(
-                    count.steps,
-                    config.num_envs,
-                    after=config.initial_steps,
-                    every=config.update_every,
-                    ratio=config.update_ratio,
-                ),
-                count.steps,
-            )
-            count.updates = agent.updates
-            loop.log_episodes(updates.metrics)
-            loop.evaluate(agent)
-            loop.checkpoint()
+            loop.update(loop.updates_due())
+            loop.report()
     return MBPOResult(agent, model.ensemble, real, imagined.rows.buffer, loop.episodes, count.steps)
 
 

@@ -7,19 +7,18 @@ repeat:   act with exploration (uniformly at first), add the transition
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import NamedTuple
 
 import gymnasium as gym
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
+from mbrl.pipelines.agent_loop import AgentLoop
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
-from mbrl.pipelines.loop import Loop
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, due, memory_explained, stacked
+from mbrl.pipelines.updates import Updates, memory_explained, stacked
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
 
@@ -81,38 +80,20 @@ def train_off_policy(
         updates = Updates(
             agent, draw, draw_block, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates
         )
-        loop = Loop(
+        loop = AgentLoop(
             env,
+            agent,
+            updates,
             config,
             count,
             seed=seed,
             buffer=buffer,
-            columns={"train/n_updates": "updates"},
-            parts={"agent": agent, "updates": updates},
-            settings={**asdict(config), **agent.settings()},
             recorder=recorder,
             evaluate=evaluate,
             stop=stop,
         )
         while loop.goes_on():
-            if count.steps < config.initial_steps:
-                action = loop.random_action()
-            else:
-                action = agent.explore(loop.collector.obs, generator(seed, "act", 0, count.steps, device=agent.device))
-            loop.step(action)
-            agent.steps = count.steps
-            updates.run(
-                due(
-                    count.steps,
-                    config.num_envs,
-                    after=config.initial_steps,
-                    every=config.update_every,
-                    ratio=config.update_ratio,
-                ),
-                count.steps,
-            )
-            count.updates = agent.updates
-            loop.log_episodes(updates.metrics)
-            loop.evaluate(agent)
-            loop.checkpoint()
+            loop.step_agent()
+            loop.update(loop.updates_due())
+            loop.report()
     return OffPolicyResult(agent, buffer, loop.episodes, count.steps)
