@@ -26,7 +26,7 @@ from mbrl.experiments.run import STEP
 GRADIENT_STEPS = ("train/gradient_steps", "train/n_updates", "model/gradient_steps")
 """Counters whose sum is a run's gradient steps."""
 MODEL_STEPS = ("plan/model_steps", "model/steps")
-COUNTED = frozenset({"sac", "redq", "droq", "td3", "ddpg", "mbpo"})
+COUNTED = frozenset({"sac", "redq", "droq", "td3", "ddpg", "dqn", "discrete_sac", "mbpo", "dyna"})
 """Algorithms of agents whose operations are known; those of PETS and stable-baselines3 stand apart."""
 
 
@@ -95,6 +95,18 @@ def td3_update(
     return targets + values + (actor.update(rows) + through) / actor_every
 
 
+def dqn_update(q: Network, rows: int, *, double: bool) -> float:
+    """One update of DQN: the target network, with `double` the network itself on what comes next, and its step."""
+    return (1 + double) * q.forward(rows) + q.update(rows)
+
+
+def discrete_sac_update(actor: Network, critic: Network, rows: int, *, critics: int = 2, actor_every: int = 1) -> float:
+    """One update of SAC for discrete actions, whose actor's loss is a sum over actions: no gradient through critics."""
+    targets = actor.forward(rows) + critics * critic.forward(rows)
+    values = critics * critic.update(rows)
+    return targets + values + (actor.update(rows) + critics * critic.forward(rows)) / actor_every
+
+
 def cost_curves(
     algo: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes
 ) -> dict[str, np.ndarray]:
@@ -122,8 +134,8 @@ def _flops(algo: str, settings: Mapping[str, Any], rows: Sequence[Mapping[str, A
         return _pets(settings["pets"], rows, sizes)
     per_update = _sb3(algo, settings, sizes) if algo.startswith("sb3-") else _per_update(algo, settings, sizes)
     spent = per_update * _column(rows, ("train/n_updates",))
-    if algo == "mbpo":
-        spent = spent + _mbpo_model(settings, rows, sizes)
+    if algo in ("mbpo", "dyna"):
+        spent = spent + _rolled_model(settings, rows, sizes)
     return spent
 
 
@@ -136,15 +148,16 @@ def _pets(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: S
     return fit * _column(rows, ("train/gradient_steps",)) + plan * _column(rows, ("plan/model_steps",))
 
 
-def _mbpo_model(settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes) -> np.ndarray:
-    """Fits and rollouts, in which a row asks one elite and the actor."""
+def _rolled_model(settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sizes: Sizes) -> np.ndarray:
+    """Fits and rollouts, in which a row asks one elite and the policy."""
     config = settings["loop"]
+    # Expanded targets ask the model in every update; a classifier of ends has networks of its own.
+    if config.get("targets", "td") != "td" or config["termination"] == "learned":
+        return np.full(len(rows), math.nan)
     unknown = sizes.task is None or sizes.task.reward is None
     network = _ensemble_network(sizes, config["model_hidden"], False, config["reward"] == "learned" or unknown)
     fit = config["members"] * network.update(config["model_batch_size"])
-    step = network.forward(1) + _actor(sizes, settings["learner"]["hidden"]).forward(1)
-    if config.get("targets", "td") != "td":  # expanded targets ask the model in every update
-        return np.full(len(rows), math.nan)
+    step = network.forward(1) + _policy(settings, sizes).forward(1)
     return fit * _column(rows, ("model/gradient_steps",)) + step * _column(rows, ("model/steps",))
 
 
@@ -157,18 +170,27 @@ def _ensemble_network(sizes: Sizes, hidden: Sequence[int], deterministic: bool, 
 
 def _per_update(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
     """Operations of one gradient step of the learner; NaN where they are not known."""
-    if algo not in COUNTED or sizes.discrete:
+    if algo not in COUNTED:
         return math.nan
-    learner, agent = settings["learner"], settings["agent"]
-    rows, hidden = settings["loop"]["batch_size"], learner["hidden"]
-    critic = Network((sizes.obs + sizes.act, *hidden, 1))
+    learner, agent, rows = settings["learner"], settings["agent"], settings["loop"]["batch_size"]
+    actor = _policy(settings, sizes)
+    if agent == "DQN":
+        return dqn_update(actor, rows, double=learner["double"])
+    if agent == "DiscreteSAC":
+        critics, every = learner["critics"], learner["actor_every"]
+        return discrete_sac_update(actor, actor, rows, critics=critics, actor_every=every)  # of the same sizes
+    critic = Network((sizes.obs + sizes.act, *learner["hidden"], 1))
     if agent == "SAC":
-        actor, critics = _actor(sizes, hidden), learner["critics"]
-        return sac_update(actor, critic, rows, critics=critics, actor_every=learner["actor_every"])
+        return sac_update(actor, critic, rows, critics=learner["critics"], actor_every=learner["actor_every"])
     if agent in ("TD3", "DDPG"):
-        actor, critics = Network((sizes.obs, *hidden, sizes.act)), learner.get("critics", 1)
-        return td3_update(actor, critic, rows, critics=critics, actor_every=learner["actor_every"])
+        return td3_update(actor, critic, rows, critics=learner.get("critics", 1), actor_every=learner["actor_every"])
     return math.nan
+
+
+def _policy(settings: Mapping[str, Any], sizes: Sizes) -> Network:
+    """What an agent acts with: SAC's gives mean and deviation, the others' one number for each action."""
+    outputs = 2 * sizes.act if settings["agent"] == "SAC" else sizes.act
+    return Network((sizes.obs, *settings["learner"]["hidden"], outputs))
 
 
 def _sb3(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
@@ -180,17 +202,15 @@ def _sb3(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
     rows = given["batch_size"]
     if algo == "sb3-ppo":
         return Network((sizes.obs, *pi, sizes.act)).update(rows) + Network((sizes.obs, *second, 1)).update(rows)
+    if algo == "sb3-dqn":
+        return dqn_update(Network((sizes.obs, *pi, sizes.act)), rows, double=False)
     critic = Network((sizes.obs + sizes.act, *second, 1))
     if algo == "sb3-sac" and not sizes.discrete:
-        return sac_update(_actor(sizes, pi), critic, rows, frozen=False)
+        return sac_update(Network((sizes.obs, *pi, 2 * sizes.act)), critic, rows, frozen=False)
     if algo == "sb3-td3" and not sizes.discrete:
         actor = Network((sizes.obs, *pi, sizes.act))
         return td3_update(actor, critic, rows, actor_every=given.get("policy_delay", 2), frozen=False)
     return math.nan
-
-
-def _actor(sizes: Sizes, hidden: Sequence[int]) -> Network:
-    return Network((sizes.obs, *hidden, 2 * sizes.act))
 
 
 def _column(

@@ -1,5 +1,7 @@
 """Formulas of floating-point operations against what torch counts while the real thing runs."""
 
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,7 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mbrl.envs.make import make_env
 from mbrl.envs.tasks import task
-from mbrl.experiments.costs import Network, Sizes, cost_curves, sac_update, td3_update
+from mbrl.experiments.costs import (
+    Network,
+    Sizes,
+    cost_curves,
+    discrete_sac_update,
+    dqn_update,
+    sac_update,
+    td3_update,
+)
+from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
+from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
@@ -33,7 +45,8 @@ def one_column(passes: float, width: int) -> float:
     return passes * 2 * width * ROWS
 
 
-def batch(*leading: int) -> TransitionBatch:
+def batch(*leading: int, actions: int | None = None) -> TransitionBatch:
+    """Of `actions` discrete ones, or of `ACT` numbers."""
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -41,7 +54,8 @@ def batch(*leading: int) -> TransitionBatch:
 
     never = torch.zeros(leading, dtype=torch.bool)
     ones = torch.ones(leading)
-    return TransitionBatch(normal(OBS), normal(ACT).tanh(), normal(), normal(OBS), never, never, 0.99 * ones, ones)
+    action = normal(ACT).tanh() if actions is None else torch.randint(actions, leading, generator=g)
+    return TransitionBatch(normal(OBS), action, normal(), normal(OBS), never, never, 0.99 * ones, ones)
 
 
 def test_a_plain_network():
@@ -88,6 +102,22 @@ def test_an_update_of_td3():
     assert (update(True) + update(False)) / 2 + one_column(2 * 3 + 1, 24) == td3_update(actor, critic, ROWS)
 
 
+@pytest.mark.parametrize("double", [True, False])
+def test_an_update_of_dqn(double):
+    learner = DQNLearner(OBS, 3, DQNConfig(hidden=(16, 24), double=double))
+    state, rows = learner.init([torch.Generator().manual_seed(0)]), batch(1, ROWS, actions=3)
+    spent = counted(lambda: learner.update(state, rows))
+    assert dqn_update(Network((OBS, 16, 24, 3)), ROWS, double=double) == spent
+
+
+def test_an_update_of_discrete_sac():
+    learner = DiscreteSACLearner(OBS, 3, DiscreteSACConfig(hidden=(16, 24), critics=3))
+    state, rows = learner.init([torch.Generator().manual_seed(0)]), batch(1, ROWS, actions=3)
+    network = Network((OBS, 16, 24, 3))
+    spent = [counted(partial(learner.update, state, rows, actor=actor)) for actor in (True, False, False)]
+    assert discrete_sac_update(network, network, ROWS, critics=3, actor_every=3) == pytest.approx(sum(spent) / 3)
+
+
 @pytest.mark.parametrize("name", ["sb3-sac", "sb3-td3"])
 def test_an_update_of_stable_baselines3(name):
     sb3 = pytest.importorskip("stable_baselines3")
@@ -98,6 +128,18 @@ def test_an_update_of_stable_baselines3(name):
     spent = counted(lambda: model.train(4, ROWS)) / 4
     settings = {"sb3": {"hyperparameters": {"policy_kwargs": {"net_arch": [16, 24]}, "batch_size": ROWS}}}
     assert flops(name, settings, sizes(env), {"train/n_updates": 1}) == pytest.approx(spent)
+    env.close()
+
+
+def test_an_update_of_stable_baselines3_dqn():
+    sb3 = pytest.importorskip("stable_baselines3")
+    env = gym.make("CartPole-v1")
+    nets = {"net_arch": [16, 24]}
+    model = sb3.DQN("MlpPolicy", env, policy_kwargs=nets, batch_size=ROWS, learning_starts=40, seed=0)
+    model.learn(40)
+    spent = counted(lambda: model.train(4, ROWS)) / 4
+    settings = {"sb3": {"hyperparameters": {"policy_kwargs": nets, "batch_size": ROWS}}}
+    assert flops("sb3-dqn", settings, Sizes(4, 2, True, task(env)), {"train/n_updates": 1}) == spent
     env.close()
 
 
@@ -146,7 +188,10 @@ def test_a_rollout_and_a_fit_of_mbpo():
     """A row of a rollout asks one elite and the actor; the ensemble learns the reward, too."""
     env = make_env("Pendulum-v1")
     obs_dim, act = 3, 1
-    loop = {"batch_size": ROWS, "members": 4, "model_hidden": [16, 16], "model_batch_size": ROWS, "reward": "learned"}
+    loop = {
+        "batch_size": ROWS, "members": 4, "model_hidden": [16, 16], "model_batch_size": ROWS, "reward": "learned",
+        "termination": "task",
+    }  # fmt: skip
     settings = {"loop": loop, "agent": "SAC", "learner": {"hidden": [8], "critics": 2, "actor_every": 1}}
     ensemble = GaussianEnsemble(obs_dim, act, members=4, hidden=(16, 16), learned_reward=True)
     g = torch.Generator().manual_seed(0)
@@ -166,10 +211,33 @@ def test_a_rollout_and_a_fit_of_mbpo():
     env.close()
 
 
+def test_dyna_with_discrete_actions():
+    """Ensembles see actions one-hot; a row of the model asks one elite and the values of all actions."""
+    loop = {
+        "batch_size": ROWS, "members": 4, "model_hidden": [16, 16], "model_batch_size": ROWS, "reward": "learned",
+        "termination": "task",
+    }  # fmt: skip
+    settings = {"loop": loop, "agent": "DQN", "learner": {"hidden": [8], "double": True}}
+    ensemble = GaussianEnsemble(4, 2, members=4, hidden=(16, 16), learned_reward=True, discrete_actions=True)
+    g = torch.Generator().manual_seed(0)
+    obs, action = torch.randn(ROWS, 4, generator=g), torch.randint(2, (ROWS,), generator=g)
+    dynamics = EnsembleDynamics(ensemble, propagation="ts1")
+    state = dynamics.assign(dynamics.reset(obs), ROWS, generator=g)
+    rolled = counted(lambda: dynamics.step(state, action, generator=g))
+    q = Network((4, 8, 2))
+    cartpole = Sizes(4, 2, True, None)
+    zero = {"train/n_updates": 0, "model/steps": 0, "model/gradient_steps": 0}
+    assert flops("dyna", settings, cartpole, {**zero, "model/steps": ROWS}) == rolled + q.forward(ROWS)
+    assert flops("dyna", settings, cartpole, {**zero, "train/n_updates": 7}) == 7 * dqn_update(q, ROWS, double=True)
+    assert flops("dyna", settings, cartpole, {**zero, "model/gradient_steps": 1}) > 0
+    learned = {**settings, "loop": {**loop, "termination": "learned"}}  # a classifier, whose fits are not counted
+    assert np.isnan(flops("dyna", learned, cartpole, {**zero, "train/n_updates": 7}))
+
+
 def test_what_is_not_known_is_not_zero():
     nothing = Sizes(4, 2, True, None)
     rows = [{"time/total_timesteps": 10, "time/wall_clock": 30.0, "time/cpu_seconds": 15.0, "train/n_updates": 5}]
-    found = cost_curves("dqn", {"loop": {"batch_size": 8}, "agent": "DQN", "learner": {"hidden": [8]}}, rows, nothing)
+    found = cost_curves("reinforce", {"learner": {"hidden": [8]}}, rows, nothing)
     assert np.isnan(found["flops"]).all()
     assert (found["minutes"], found["cpu_minutes"]) == ([0.5], [0.25])
     assert found["gradient_steps"] == [5]
@@ -179,17 +247,9 @@ def test_what_is_not_known_is_not_zero():
     assert np.isnan(cost_curves("sb3-trpo", {"sb3": {"hyperparameters": {}}}, rows, nothing)["flops"]).all()
 
 
-def test_dynas_model_is_not_left_out_in_silence():
-    """Its learner alone would be known."""
-    settings = {"loop": {"batch_size": 8}, "agent": "SAC", "learner": {"hidden": [8], "critics": 2, "actor_every": 1}}
-    rows = [{"time/total_timesteps": 10, "train/n_updates": 5}]
-    assert np.isnan(cost_curves("dyna", settings, rows, Sizes(4, 2, False, None))["flops"]).all()
-    assert np.isfinite(cost_curves("sac", settings, rows, Sizes(4, 2, False, None))["flops"]).all()
-
-
 def test_gradient_steps_of_learner_and_model_add_up():
     rows = [{"time/total_timesteps": 1, "train/n_updates": 5, "model/gradient_steps": 7, "model/steps": 11}]
-    found = cost_curves("dyna", {"loop": {}, "agent": "DQN"}, rows, Sizes(4, 2, True, None))
+    found = cost_curves("reinforce", {}, rows, Sizes(4, 2, True, None))
     assert (found["gradient_steps"], found["model_steps"]) == ([12], [11])
     assert np.isnan(found["minutes"]).all()
 
