@@ -40,7 +40,7 @@ _RUNNER = {
 }
 LOOPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "pendulum": (_SMALL, {}),
-    "inverted": ({**_SMALL, "total_updates": 20_000, "eval_every": 500}, {}),  # slow targets: tau times updates is 100
+    "inverted": ({**_SMALL, "total_updates": 20_000, "eval_every": 500}, {}),
     "halfcheetah": (_RUNNER, {"checkpoint_model_buffer": False}),
     "hopper": (_RUNNER, {"checkpoint_model_buffer": False}),
 }

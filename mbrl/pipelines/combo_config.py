@@ -27,6 +27,7 @@ class COMBOPreset(NamedTuple):
 
 
 _SMALL = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, actions=4)
+_POLE = replace(_SMALL, tau=0.02)
 
 
 def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
@@ -40,7 +41,7 @@ def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
 
 PRESETS: dict[str, dict[str, COMBOPreset]] = {
     "Pendulum-v1": {"small": COMBOPreset(COMBOConfig(**SMALL), _SMALL)},
-    "InvertedPendulum-v5": {"small": COMBOPreset(COMBOConfig(**SMALL_POLE), _SMALL)},
+    "InvertedPendulum-v5": {"small": COMBOPreset(COMBOConfig(**SMALL_POLE), _POLE)},
     "HalfCheetah-v5": _runner(5, 0.5),
     "Hopper-v5": _runner(5, 0.5),
     "Walker2d-v5": _runner(1, 0.5),
