@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="one seed and few episodes; nothing is kept")
     arguments = parser.parse_args()
     seeds = 1 if arguments.small else arguments.seeds
-    record = {
+    record: dict[str, Any] = {
         "seeds": seeds,
         "optimistic": optimistic(seeds, 20 if arguments.small else 1000),
         "zero": zero(seeds, 10 if arguments.small else 100),

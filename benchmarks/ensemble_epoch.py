@@ -63,8 +63,8 @@ def agree(dtype: torch.dtype, updates: int) -> float:
     Raises:
         RuntimeError: it is more than rounding explains.
     """
-    members, sizes = 3, {"hidden": (64, 64), "learned_reward": True, "dtype": dtype}
-    ensemble = GaussianEnsemble(OBS, ACT, members=members, **sizes)
+    members = 3
+    ensemble = GaussianEnsemble(OBS, ACT, members=members, hidden=(64, 64), learned_reward=True, dtype=dtype)
     trainer = Trainer(ensemble.parameters, "silu", ensemble.weight_decay, 1e-3)
     plain = [_PlainMember(ensemble, member) for member in range(members)]
     stream = torch.Generator().manual_seed(1)

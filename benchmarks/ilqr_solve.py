@@ -19,7 +19,7 @@ from planners.ilqr import ILQRMemory
 
 STATES, ACTIONS, HORIZON, TARGET = 17, 6, 50, 4.0
 BATCHES, HORIZONS = (1, 16, 64, 256), (25, 50, 100, 200)
-SMALL = {"batches": (1, 4), "horizons": (5,), "horizon": 5}
+SMALL: dict[str, Any] = {"batches": (1, 4), "horizons": (5,), "horizon": 5}
 
 
 class Solved(NamedTuple):
@@ -84,18 +84,18 @@ def run(*, rounds: int, small: bool) -> dict[str, Any]:
     horizon = SMALL["horizon"] if small else HORIZON
     share = 0.0 if small else CORE_SHARE
     check = agree(horizon)
-    iterations = int(solver(batches[-1], horizon)().max())  # type: ignore[index]
-    contestants = {f"batch {b}": timed(solver(b, horizon)) for b in batches}  # type: ignore[union-attr]
-    largest = batches[-1]  # type: ignore[index]
+    iterations = int(solver(batches[-1], horizon)().max())
+    contestants = {f"batch {b}": timed(solver(b, horizon)) for b in batches}
+    largest = batches[-1]
     contestants["floor"] = timed(products(largest, horizon, iterations))
     readings = alternate(contestants, rounds=rounds, core_share=share)
     lengths = SMALL["horizons"] if small else HORIZONS
     by_horizon = alternate(
         {f"horizon {h}": timed(solver(16, h)) for h in lengths},
-        rounds=max(1, rounds // 3),  # type: ignore[union-attr]
+        rounds=max(1, rounds // 3),
         core_share=share,
     )
-    return _record(readings, by_horizon, batches, largest, iterations, check)  # type: ignore[arg-type]
+    return _record(readings, by_horizon, batches, largest, iterations, check)
 
 
 def _record(

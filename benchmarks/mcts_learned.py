@@ -26,9 +26,9 @@ from planners.mcts import UCT
 
 TARGET = 400.0
 STEPS, EPISODES, DISCOUNT = 2_000, 5, 0.99
-ENSEMBLE = {"members": 5, "hidden": (64, 64)}
+ENSEMBLE: dict[str, Any] = {"members": 5, "hidden": (64, 64)}
 GRADIENT_STEPS = 3_000
-PLANNER = {"simulations": 30, "rollout": 4}
+PLANNER: dict[str, Any] = {"simulations": 30, "rollout": 4}
 
 
 def learn(known: Task, seed: int) -> EnsembleDynamics:

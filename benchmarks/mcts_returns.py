@@ -109,7 +109,7 @@ def frozenlake(episodes: int = 1000, simulations: int = 6000, steps: int = 100) 
         env.reset(seed=seed)
     alive, returns, began = list(range(episodes)), np.zeros(episodes), time.perf_counter()
     for _ in range(steps):
-        state = torch.tensor([[float(envs[i].unwrapped.s)] for i in alive], dtype=torch.float64)
+        state = torch.tensor([[float(envs[i].get_wrapper_attr("s"))] for i in alive], dtype=torch.float64)
         memory = planner.init(problem, state, generator=generator)
         action = planner.plan(problem, state, memory, generator=generator).actions[:, 0].tolist()
         going = []

@@ -52,7 +52,7 @@ def compare(
         notes: sizes and checks, to be kept with the figures.
     """
     share = readings.ratio("floor", "ours")
-    record = {
+    record: dict[str, Any] = {
         "unit": unit,
         "ours": _scaled(readings.wall("ours"), scale),
         "floor": _scaled(readings.wall("floor"), scale),
