@@ -14,7 +14,8 @@ from mbrl.data.buffer import ReplayBuffer
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.model_rows import ModelRows
-from mbrl.pipelines.updates import stacked
+from mbrl.pipelines.recorder import Recorder
+from mbrl.pipelines.updates import Mode, Updates, stacked
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -47,6 +48,8 @@ class MixConfig(Protocol):
     def rollout_starts(self) -> int: ...
     @property
     def checkpoint_model_buffer(self) -> bool: ...
+    @property
+    def updates(self) -> Mode: ...
 
 
 class Imagined:
@@ -152,6 +155,19 @@ class Imagined:
         g = generator(self.seed, "expand", 0, n, device=self.agent.device)
         adjusted = self._adjust(TransitionBatch(*(x[0, 0] for x in batch)), self.agent.state, generator=g)
         return TransitionBatch(*(x[None] for x in adjusted))
+
+    def updates(self, recorder: Recorder) -> Updates:
+        """The agent's updates, on these batches; the recorder is given the batch of one that is not finite."""
+        config, block = self.config, self.draw_block if self._adjust is None else None  # others depend on parameters
+        return Updates(
+            self.agent,
+            self.draw,
+            block,
+            seed=self.seed,
+            batch_size=config.batch_size,
+            recorder=recorder,
+            mode=config.updates,
+        )
 
     @torch.no_grad()
     def _penalty(self, made: TransitionBatch, number: int) -> dict[str, float]:

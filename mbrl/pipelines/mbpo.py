@@ -28,7 +28,7 @@ from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.loop import valid_rows
 from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates, memory_explained
+from mbrl.pipelines.updates import memory_explained
 from mbrl.pipelines.value_expansion import Expansion
 from planners.dynamics import Reward, Termination
 
@@ -103,19 +103,10 @@ def train_mbpo(
             horizon, discount = config.expansion_horizon, config.discount
             expand = Expansion(config.targets, agent.learner, model.dynamics, horizon=horizon, discount=discount)
         imagined = Imagined(agent, model, real, config, seed, real_rows=config.real_rows, adjust=expand)
-        updates = Updates(
-            agent,
-            imagined.draw,
-            imagined.draw_block if config.targets == "td" else None,  # expanded ones depend on the parameters
-            seed=seed,
-            batch_size=config.batch_size,
-            recorder=recorder,
-            mode=config.updates,
-        )
         loop = AgentLoop(
             env,
             agent,
-            updates,
+            imagined.updates(recorder),
             config,
             count,
             seed=seed,

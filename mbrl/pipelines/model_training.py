@@ -28,7 +28,6 @@ from mbrl.pipelines.offline_loop import OfflineLoop
 from mbrl.pipelines.offline_model import fit_once, learned_model
 from mbrl.pipelines.offline_model_config import OfflineModelConfig
 from mbrl.pipelines.recorder import NullRecorder, Recorder
-from mbrl.pipelines.updates import Updates
 from planners.dynamics import Dynamics, Reward, Termination
 
 Evaluate = Callable[[Agent, int], dict[str, float]]
@@ -124,15 +123,7 @@ class ModelTraining:
             )
         adjusting = adjust(self.model) if adjust is not None and isinstance(self.model, LearnedModel) else None
         self.imagined = Imagined(agent, self.model, self.real, config, seed, real_rows=real_rows, adjust=adjusting)
-        self.updates = Updates(
-            agent,
-            self.imagined.draw,
-            self.imagined.draw_block if adjusting is None else None,  # adjusted ones depend on the parameters
-            seed=seed,
-            batch_size=config.batch_size,
-            recorder=recorder,
-            mode=config.updates,
-        )
+        self.updates = self.imagined.updates(recorder)
         settings = {k: v for k, v in asdict(config).items() if k != "model_cache"} | {"dynamics": "learned"}
         given = {"reward": reward, "termination": termination, "dynamics": dynamics}
         settings |= {name: "given" for name, what in given.items() if what is not None}
