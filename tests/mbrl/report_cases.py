@@ -1,9 +1,10 @@
-"""A comparison as a report meets it: invented curves with known numbers, and the corners that real ones have."""
+"""A comparison as a report meets it: invented curves with known numbers, corners of real ones, a reader of pages."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from html.parser import HTMLParser
 
 import numpy as np
 
@@ -315,3 +316,24 @@ def reduced(summary: Summary) -> Summary:
         if (value := getattr(summary, field.name)) is not None and field.name not in ("warnings", "settings")
     }
     return replace(summary, **tables)
+
+
+class Reader(HTMLParser):
+    """Elements and text of a page, read as a browser would."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)

@@ -1,59 +1,18 @@
-"""Tree search: rules against hand-made tables, the laws of trees, and what bad input gets."""
+"""Tree search: the laws of planners and of trees, and what bad input gets."""
 
 from dataclasses import replace
 from typing import NamedTuple
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 
 from planners import PUCT, UCT, Box, FunctionDynamics, Gumbel, Problem, Step
-from planners.mcts import Leaf, Rollouts, action_count
-from planners.mcts.policies import GUMBEL, Edges, Rule, choose, halving_schedule, improved_policy, sigma
-from planners.mcts.policies import PUCT as PUCT_RULE
-from planners.mcts.policies import UCT as UCT_RULE
+from planners.mcts import Leaf, action_count
 from planners.risk import worst
 from planners.rows import leaves
 from planners.testing import check_planner
-
-START = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0], [0.0, 3.0]], dtype=torch.float64)
-PRIORS = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def transition(x, a):
-    """A tree that never meets itself: the second column numbers the paths."""
-    return torch.stack([x[:, 0] + 1, 3 * x[:, 1] + a.to(x)], 1)
-
-
-def reward(x, a, next_x):
-    return (7.3 * next_x[:, 1] + 3.1 * next_x[:, 0]).sin()
-
-
-def ends(x, a, next_x):
-    return next_x[:, 0] >= 4
-
-
-def noise(x, a, g):
-    """A coin adds 10 to the number of the path."""
-    coin = torch.rand(len(x), generator=g) < 0.3
-    return torch.stack([torch.zeros_like(x[:, 0]), 10.0 * coin.to(x)], 1)
-
-
-PATHS = Problem(FunctionDynamics(transition, reward, ends), discount=0.9)
-CHANCE = Problem(FunctionDynamics(transition, reward, ends, noise), discount=0.9)
-
-
-class Critic:
-    """An evaluator with opinions: no draws."""
-
-    def evaluate(self, state, obs, *, generator):
-        logits = torch.stack([obs[:, 1].cos(), obs[:, 0].sin(), (obs[:, 0] * obs[:, 1]).sin()], 1)
-        return Leaf(logits, obs[:, 1].sin())
+from tests.planners.mcts_cases import CHANCE, PATHS, START, Critic, generator, make_plan
 
 
 class Masked(Critic):
@@ -81,13 +40,6 @@ class Opponent(Critic):
 
     def evaluate(self, state, obs, *, generator):
         return super().evaluate(state, obs, generator=generator)._replace(sign=1 - 2 * (obs[:, 0] % 2))
-
-
-def make_plan(planner, problem=PATHS, start=START, seed=0, memory=None):
-    g = generator(seed)
-    if memory is None:
-        memory = planner.init(problem, start, generator=g)
-    return planner.plan(problem, start, memory, generator=g)
 
 
 PLANNERS = {
@@ -148,86 +100,6 @@ def test_compiled_code_and_tensors_give_the_same_trees(planner, evaluator):
         assert one.info.nodes.max() > 5
         for x, y in zip(leaves(tuple(one)), leaves(tuple(other)), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=1e-12, equal_nan=True)
-
-
-def edges(visits, q, *, value=0.0, raw=0.0, mask=None):
-    visits, q = torch.tensor([visits]), torch.tensor([q], dtype=torch.float64)
-    numbers = [torch.tensor([x], dtype=torch.float64) for x in (value, raw)]
-    allowed = torch.ones_like(visits, dtype=torch.bool) if mask is None else torch.tensor([mask])
-    return Edges(visits, q, *numbers, PRIORS.log(), allowed)
-
-
-def test_uct_by_hand():
-    rule = Rule(UCT_RULE, exploration=0.5, normalise=False)
-    # bonus = sqrt(2 ln 10 / N): 1.073, 1.239, 1.517 for 4, 3, 2 visits
-    assert choose(rule, edges([4, 3, 2], [0.5, 0.3, 0.0])).item() == 0
-    assert choose(rule, edges([4, 3, 2], [0.4, 0.3, 0.0])).item() == 1
-    assert choose(rule, edges([4, 3, 2], [0.4, 0.3, 0.1])).item() == 2
-    assert choose(rule, edges([4, 0, 0], [9.0, 0.0, 0.0])).item() == 1
-    assert choose(rule, edges([4, 0, 0], [9.0, 0.0, 0.0], mask=[True, False, True])).item() == 2
-
-
-def test_puct_by_hand():
-    rule = Rule(PUCT_RULE, exploration=1.25, base=19652.0, normalise=False)
-    # weight = sqrt(10) (1.25 + ln(1 + 11 / 19652)) = 3.9546; prior / (1 + N): 0.04, 0.075, 0.1667
-    weight = 10**0.5 * (1.25 + np.log((10 + 19652 + 1) / 19652))
-    gap = weight * (0.5 / 3 - 0.2 / 5)
-    assert choose(rule, edges([4, 3, 2], [gap + 0.01, 0.0, 0.0])).item() == 0
-    assert choose(rule, edges([4, 3, 2], [gap - 0.01, 0.0, 0.0])).item() == 2
-
-
-@pytest.mark.parametrize("kind", [UCT_RULE, PUCT_RULE])
-def test_scaled_values_do_not_see_scale_or_offset(kind):
-    rule = Rule(kind, exploration=0.7)
-    g = generator()
-    for _ in range(50):
-        visits = torch.randint(0, 5, (3,), generator=g).tolist()
-        q = torch.randn(3, generator=g, dtype=torch.float64)
-        q = torch.where(torch.tensor(visits) > 0, q, 0.0)
-        moved = torch.where(torch.tensor(visits) > 0, 70 * q - 300, 0.0)
-        plain, far = edges(visits, q.tolist(), value=0.1), edges(visits, moved.tolist(), value=70 * 0.1 - 300)
-        assert choose(rule, plain).item() == choose(rule, far).item()
-
-
-def test_completed_values_by_hand():
-    rule = Rule(GUMBEL, visit_offset=50.0, value_scale=0.1)
-    table = edges([3, 1, 0], [1.0, 0.0, 0.0], raw=0.5)
-    # mixed = (0.5 + 4 * (0.2 * 1 + 0.3 * 0) / 0.5) / 5 = 0.42; already within [0, 1]; (50 + 3) * 0.1 = 5.3
-    expected = torch.tensor([[5.3, 0.0, 5.3 * 0.42]], dtype=torch.float64)
-    torch.testing.assert_close(sigma(rule, table), expected)
-    torch.testing.assert_close(improved_policy(rule, table), (PRIORS.log() + expected).softmax(1))
-
-
-def test_halving_schedule_by_hand():
-    # 4 actions, 16 simulations: 2 phases of 8; 4 actions twice each, then 2 actions four times each
-    assert halving_schedule(4, 16) == [0] * 4 + [1] * 4 + [2, 2, 3, 3, 4, 4, 5, 5]
-    assert halving_schedule(1, 3) == [0, 1, 2]
-    assert halving_schedule(3, 2) == [0, 0]
-
-
-def test_gumbel_improves_the_policy_in_expectation():
-    """E[q(chosen)] >= sum p q: Danihelka et al. (2022), for every q and prior, at every budget."""
-    batch, actions = 4000, 5
-    q = torch.tensor([0.3, -0.2, 0.9, 0.1, -0.7], dtype=torch.float64)
-    logits = torch.tensor([1.5, 2.0, -1.0, 0.0, 1.0], dtype=torch.float64)
-    bandit = FunctionDynamics(lambda x, a: x + 1, lambda x, a, n: q[a], lambda x, a, n: n[:, 0] > 0)
-
-    class Prior:
-        def evaluate(self, state, obs, *, generator):
-            return Leaf(logits.expand(len(obs), -1), obs.new_zeros(len(obs)))
-
-    start, expected = torch.zeros(batch, 1, dtype=torch.float64), float(logits.softmax(0) @ q)
-    for simulations in (1, 2, 4, 8):
-        plan = make_plan(Gumbel(actions, simulations=simulations, evaluator=Prior()), Problem(bandit), start)
-        chosen = q[plan.actions[:, 0]]
-        error = float(chosen.std()) / batch**0.5
-        assert float(chosen.mean()) > expected - 3 * error
-        if simulations > 1:  # with one, the action is a draw from the prior
-            assert float(chosen.mean()) > expected + 0.05
-    frequency = torch.bincount(
-        make_plan(Gumbel(actions, simulations=1, evaluator=Prior()), Problem(bandit), start).actions[:, 0], minlength=5
-    )
-    torch.testing.assert_close(frequency / batch, logits.softmax(0).float(), rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -321,16 +193,6 @@ def test_an_action_found_to_be_invalid_has_no_value(planner):
         assert (info.value <= 2).all()
 
 
-def test_dirichlet_noise_moves_the_priors_of_the_root_alone():
-    planner = PUCT(3, simulations=200, noise_fraction=0.9, noise_concentration=0.3, evaluator=Critic())
-    one, same, other = make_plan(planner), make_plan(planner), make_plan(planner, seed=1)
-    assert torch.equal(one.info.visits, same.info.visits)
-    assert not torch.equal(one.info.visits, other.info.visits)
-    torch.testing.assert_close(one.memory.noise.sum(1), torch.full((4,), 0.9, dtype=torch.float64))
-    plain = make_plan(PUCT(3, simulations=200, evaluator=Critic()))
-    torch.testing.assert_close(one.memory.tree.logits[:, 0], plain.memory.tree.logits[:, 0])
-
-
 def test_a_full_tree_goes_on_and_says_so():
     small, large = (make_plan(UCT(3, simulations=60, evaluator=Critic(), capacity=n)) for n in (5, 200))
     assert small.info.full.all()
@@ -392,19 +254,6 @@ def test_a_subtree_is_that_of_the_whole_state_not_of_what_is_seen(dtype):
     # nor is the root of another state: nothing is known of what its action led to
     memory = planner.advance(problem, first.memory, zero, model.state(0, 1))
     assert int(make_plan(planner, problem, foreseen, memory=memory).info.visits.sum()) == 30
-
-
-def test_rollouts_by_hand():
-    problem = Problem(PATHS.dynamics, discount=0.5, terminal_value=lambda obs: 10 + obs[:, 0])
-    evaluator = Rollouts(problem, 3, depth=2, policy=lambda obs, g: torch.ones(len(obs), dtype=torch.long))
-    x = START[:1]
-    one, first = problem.dynamics.step(x, torch.tensor([1]))
-    _, second = problem.dynamics.step(one, torch.tensor([1]))
-    leaf = evaluator.evaluate(x, x, generator=generator())
-    assert leaf.value.item() == pytest.approx(float(first.reward + 0.5 * second.reward + 0.25 * 12))
-    late = torch.tensor([[3.0, 0.0]], dtype=torch.float64)  # the next step ends the episode: no value after it
-    _, last = problem.dynamics.step(late, torch.tensor([1]))
-    assert evaluator.evaluate(late, late, generator=generator()).value.item() == pytest.approx(float(last.reward))
 
 
 def test_bad_input():
