@@ -152,7 +152,7 @@ def _rolled_model(settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     """Fits and rollouts, in which a row asks one elite and the policy."""
     config = settings["loop"]
     # Expanded targets ask the model in every update; a classifier of ends has networks of its own.
-    if config.get("targets", "td") != "td" or config["termination"] == "learned":
+    if config.get("targets", "td") != "td" or config.get("termination") == "learned":
         return np.full(len(rows), math.nan)
     unknown = sizes.task is None or sizes.task.reward is None
     network = _ensemble_network(sizes, config["model_hidden"], False, config["reward"] == "learned" or unknown)

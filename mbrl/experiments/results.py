@@ -200,7 +200,7 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
         protocol=EvaluationProtocol(run.env_id, env[1], int(config["eval_episodes"])),
         versions=run.header.get("versions", {}),
         commit=run.header.get("git_commit"),
-        machine=_machine(run.header.get("machine")),
+        machine=_machines(run.header),
         complete=complete,
     )
     return outcome, said
@@ -289,9 +289,14 @@ def _mean_return(played: Mapping[str, Any] | None) -> float | None:
     return float(np.mean([-math.inf if ret is None else ret for ret in played["returns"]]))
 
 
-def _machine(found: Mapping[str, Any] | None) -> str | None:
-    if found is None:
-        return None
+def _machines(header: Mapping[str, Any]) -> str | None:
+    """Those that a run was trained on; what was not noted there was where its directory was made."""
+    made = header.get("machine")
+    noted = header.get("machines") or ([made] if made else [])
+    return ", then ".join(_machine(found) for found in noted) or None
+
+
+def _machine(found: Mapping[str, Any]) -> str:
     threads = "" if found["threads"] is None else f", {found['threads']} threads"
     return f"{found['processor']}, {found['cores']} cores{threads}"
 

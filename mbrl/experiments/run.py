@@ -116,6 +116,21 @@ class Run:
         self.header = unseal(self._unwritten)
         self.config = self.header["config"]
 
+    def note_machine(self) -> None:
+        """Add this process's machine and threads to the list `machines` of config.json, where they are not yet in it.
+
+        A run may be trained elsewhere than where its directory was made (`machine`), and in pieces on several machines.
+        """
+        noted, here = self.header.get("machines", []), machine()
+        if here in noted:
+            return
+        self.header = {**self.header, "machines": [*noted, here]}
+        text = seal(self.header).encode()
+        if self._unwritten is None:
+            _write_header(self.path, text)
+        else:
+            self._unwritten = text
+
     def keep_changes(self) -> None:
         """Write config.json where `change` has been called since it was written."""
         if self._unwritten is not None:

@@ -17,6 +17,7 @@ from mbrl.cli import main
 from mbrl.experiments import runs
 from mbrl.experiments.agent_runs import ALGORITHMS, agent_settings
 from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.provenance import machine
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import Run, read_metrics
 from mbrl.learners.dqn import DQNConfig
@@ -155,6 +156,7 @@ def test_other_settings_are_shown_and_refused(trained: Any, tmp_path: Path, caps
 
     assert main(["resume", str(run), *changes, "--accept-changes"]) == 0
     opened = Run.open(run)
+    assert opened.header["machines"] == [machine()]  # in two pieces on one
     assert agent_settings(opened).learner.lr == 1e-4
     assert read_metrics(run)[-1]["time/total_timesteps"] <= 40
     assert load_checkpoint(run)[1]["counters"]["steps"] == 40

@@ -167,6 +167,20 @@ def test_the_machine_of_the_runs_is_told(tmp_path):
     assert (machines["Another, 64 cores, 8 threads"], machines["unknown"]) == (1, 1)
 
 
+def test_a_run_was_made_where_it_was_trained(tmp_path):
+    """Not where its directory was made: on Ray, that is where the command runs."""
+    paths = [write_run(tmp_path, "sac", seed, [1.0]) for seed in range(2)]
+    big, small = ({"processor": name, "cores": 8, "threads": 1} for name in ("Big", "Small"))
+    for path, machines in zip(paths, ([big], [big, small]), strict=True):
+        content = json.loads((path / CONFIG).read_text())
+        del content["sha256"]
+        (path / CONFIG).write_text(seal({**content, "machines": machines}))
+    results = read_results([("sac", path) for path in paths])
+    told = [outcome.machine for outcome in results.outcomes]
+    assert told == ["Big, 8 cores, 1 threads", "Big, 8 cores, 1 threads, then Small, 8 cores, 1 threads"]
+    assert any("runs were made on 2 machines" in text for text in results.warnings)
+
+
 def test_a_final_evaluation_of_something_else_is_told(tmp_path):
     path = write_run(tmp_path, "sac", 0, [1.0])
     (path / "checkpoints" / "0002-step100").mkdir(parents=True)

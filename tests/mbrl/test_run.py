@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbrl.experiments.provenance import seal, unseal
+from mbrl.experiments.provenance import machine, seal, unseal
 from mbrl.experiments.run import STEP, UPDATE, X_AXIS, Run, _complete, _end, read_metrics
 
 
@@ -32,6 +32,28 @@ def test_a_run_is_found_again_as_it_was_made(run: Run) -> None:
 
 def test_two_runs_of_one_second_have_directories_of_their_own(tmp_path: Path) -> None:
     assert len({Run.create(tmp_path, "E-v0", "a", 0, {}).path for _ in range(5)}) == 5
+
+
+def test_the_machines_that_train_a_run_are_noted(run: Run) -> None:
+    file = run.path / "config.json"
+    run.note_machine()
+    noted = file.read_bytes()
+    opened = Run.open(run.path)
+    assert opened.header["machines"] == [machine()]
+    opened.note_machine()  # goes on where it was
+    assert file.read_bytes() == noted
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 1)
+        opened.change({**opened.config, "lr": 1.0})
+        opened.note_machine()
+    finally:
+        torch.set_num_threads(before)
+    assert file.read_bytes() == noted  # with settings that may not fit
+    opened.keep_changes()
+    again = Run.open(run.path)
+    assert [noted["threads"] for noted in again.header["machines"]] == [before, before + 1]
+    assert again.config["lr"] == 1.0
 
 
 def test_config_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
