@@ -42,7 +42,7 @@ class MOPOPreset(NamedTuple):
 
 _LEARNER = SACConfig(actor_lr=1e-4, max_temperature=1.0)
 _SWING = SACConfig(hidden=(64, 64), lr=1e-3, max_temperature=1.0)
-_POLE = replace(_SWING, tau=0.02)
+_POLE = replace(_SWING, tau=0.02, target_entropy=-3.0)
 
 
 def _runner(length: int, weight: float) -> MOPOConfig:
@@ -52,7 +52,7 @@ def _runner(length: int, weight: float) -> MOPOConfig:
 
 PRESETS: dict[str, dict[str, MOPOPreset]] = {
     "Pendulum-v1": {"small": MOPOPreset(MOPOConfig(**SMALL), _SWING)},
-    "InvertedPendulum-v5": {"small": MOPOPreset(MOPOConfig(**SMALL_POLE), _POLE)},
+    "InvertedPendulum-v5": {"small": MOPOPreset(MOPOConfig(**SMALL_POLE, penalty_weight=0.3), _POLE)},
     **{
         env_id: {
             "default": MOPOPreset(MOPOConfig(rollout_length=length), _LEARNER),
