@@ -179,6 +179,8 @@ def _per_update(algo: str, settings: Mapping[str, Any], sizes: Sizes) -> float:
     if agent == "DiscreteSAC":
         critics, every = learner["critics"], learner["actor_every"]
         return discrete_sac_update(actor, actor, rows, critics=critics, actor_every=every)  # of the same sizes
+    if sizes.discrete:
+        return math.nan
     critic = Network((sizes.obs + sizes.act, *learner["hidden"], 1))
     if agent == "SAC":
         return sac_update(actor, critic, rows, critics=learner["critics"], actor_every=learner["actor_every"])

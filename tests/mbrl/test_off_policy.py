@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -46,6 +47,15 @@ def test_several_environments_learn_as_much_a_step(algorithm: str) -> None:
     agent = agent_for(algorithm, gym.make(env_id))
     result = train_off_policy(env, agent, replace(TINY, num_envs=4, update_ratio=0.5, update_every=8), seed=0)
     assert (result.steps, agent.updates) == (60, 18)  # half of the 36 from step 21 to 56
+
+
+def test_the_agent_acts_once_the_random_steps_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = gym.make("Pendulum-v1")
+    agent = agent_for("sac", env)
+    monkeypatch.setattr(agent, "explore", lambda obs, generator: np.full((len(obs), 1), 0.5, np.float32))
+    result = train_off_policy(env, agent, replace(TINY, buffer_size=60), seed=0)
+    its_own = (result.buffer.all().action[:, 0] == 0.5).tolist()
+    assert its_own == 20 * [False] + 40 * [True]
 
 
 def test_other_settings_are_refused_unless_they_are_accepted() -> None:

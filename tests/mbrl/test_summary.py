@@ -319,9 +319,9 @@ def test_without_both_kinds_the_best_is_asked_for(tmp_path):
 def test_labels_without_a_known_cost_are_named(tmp_path):
     cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200])) for seed in range(2)]
     cells += [("sac", write_run(tmp_path, "sac", seed, [-900])) for seed in range(2)]
-    cells += [("dqn", write_run(tmp_path, "dqn", seed, [-900])) for seed in range(2)]
+    cells += [("reinforce", write_run(tmp_path, "reinforce", seed, [-900])) for seed in range(2)]
     answers = summarise(read_results(cells), budgets={TASK: 100}).answers
-    assert answers[-1].answer.endswith("not counted: dqn (floating-point operations not known).")
+    assert answers[-1].answer.endswith("not counted: reinforce (floating-point operations not known).")
 
 
 def test_tasks_with_more_runs_do_not_weigh_more(tmp_path):
