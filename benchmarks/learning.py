@@ -16,8 +16,9 @@ import torch
 
 from benchmarks.report import keep
 from mbrl.experiments.agent_runs import ALGORITHMS, create_agent_run
+from mbrl.experiments.metrics import STEP
 from mbrl.experiments.pets_runs import create_pets_run
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import Run
 from mbrl.experiments.runs import PETS, total, train_run
 from mbrl.pipelines.pets_config import preset as pets_preset
 

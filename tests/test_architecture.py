@@ -27,7 +27,7 @@ RANK = {
     "mbrl": 10,  # the package's own face
 }
 # The parts of an experiment that pipelines receive as arguments know nothing of pipelines.
-KNOW_NO_PIPELINES = ("mbrl.experiments.run", "mbrl.experiments.checkpoint")
+KNOW_NO_PIPELINES = ("mbrl.experiments.run", "mbrl.experiments.metrics", "mbrl.experiments.checkpoint")
 TOUCH_SIMULATORS = ("planners.simulator", "planners.env_copies")
 COMPILE = ("planners.mcts.kernels", "planners.mcts.kernels_native", "planners.mcts.kernels_results")
 """What needs numba, which is optional."""

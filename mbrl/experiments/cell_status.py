@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from mbrl.experiments.run import METRICS, STEP
+from mbrl.experiments.metrics import METRICS, STEP
 from mbrl.experiments.study import Cell, Study, study_record
 
 FORMAT = 1

@@ -19,8 +19,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mbrl.experiments.metrics import METRICS
 from mbrl.experiments.provenance import git_commit, seal, sync, unseal, versions, write_durably
-from mbrl.experiments.run import METRICS
 
 FORMAT = 1
 KEPT = 2

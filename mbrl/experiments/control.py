@@ -13,8 +13,9 @@ from mbrl.envs.make import make_env
 from mbrl.envs.tasks import task
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
+from mbrl.experiments.metrics import STEP
 from mbrl.experiments.pets_runs import pets_config
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import Run
 from mbrl.experiments.video import Film
 from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.mpc import ModelPolicy, make_policy, true_dynamics

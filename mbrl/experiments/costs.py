@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mbrl.envs.tasks import Task
-from mbrl.experiments.run import STEP
+from mbrl.experiments.metrics import STEP
 
 GRADIENT_STEPS = ("train/gradient_steps", "train/n_updates", "model/gradient_steps")
 """Counters whose sum is a run's gradient steps."""

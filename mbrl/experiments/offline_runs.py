@@ -16,9 +16,10 @@ from mbrl.data.dataset_info import DatasetError, info_from
 from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
 from mbrl.experiments.evaluate import evaluate
+from mbrl.experiments.metrics import UPDATE
 from mbrl.experiments.offline_data import same_info, with_bounds
 from mbrl.experiments.recorder import RunRecorder
-from mbrl.experiments.run import UPDATE, X_AXIS, Run
+from mbrl.experiments.run import X_AXIS, Run
 from mbrl.experiments.scores import normalized_score
 from mbrl.experiments.settings import dataclass_from
 from mbrl.pipelines.agents import Agent, check_match

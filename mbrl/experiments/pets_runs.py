@@ -14,8 +14,9 @@ from mbrl.envs.vector import make_vector_env
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.evaluate import evaluate_together
+from mbrl.experiments.metrics import STEP
 from mbrl.experiments.recorder import RunRecorder
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import Run
 from mbrl.experiments.settings import dataclass_from
 from mbrl.learners.behavior_cloning import BehaviorCloning
 from mbrl.pipelines.bookkeeping import part

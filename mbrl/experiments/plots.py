@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from mbrl.experiments.run import STEP, UPDATE, Run
+from mbrl.experiments.metrics import STEP, UPDATE
+from mbrl.experiments.run import Run
 
 X_LABELS = {STEP: "real environment steps", UPDATE: "updates of the learner, without real steps"}
 RETURN, EVALUATION = "rollout/ep_rew_mean", "eval/mean_reward"

@@ -8,8 +8,9 @@ import safetensors.torch
 from torch import Tensor
 
 from mbrl.experiments.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from mbrl.experiments.metrics import STEP
 from mbrl.experiments.progress import Progress
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import Run
 
 
 class RunRecorder:

@@ -63,7 +63,8 @@ def named_runs(given: Iterable[str]) -> list[tuple[str, Path]]:
     Raises:
         ValueError: nothing is named, or a folder holds no run.
     """
-    from mbrl.experiments.run import CONFIG, METRICS
+    from mbrl.experiments.metrics import METRICS
+    from mbrl.experiments.run import CONFIG
 
     found: list[tuple[str, Path]] = []
     for one in given:

@@ -7,8 +7,9 @@ from mbrl.data.workers import WorkerError
 from mbrl.experiments import runs
 from mbrl.experiments.control import Control
 from mbrl.experiments.evaluate import evaluate
+from mbrl.experiments.metrics import STEP
 from mbrl.experiments.plots import plot_runs
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import Run
 from mbrl.experiments.sb3_presets import SB3
 from mbrl.experiments.scores import summarize
 from mbrl.learners.fast import ParityError

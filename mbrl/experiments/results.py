@@ -31,8 +31,9 @@ from mbrl.experiments.comparability import (
     software_warnings,
 )
 from mbrl.experiments.costs import Sizes, cost_curves
+from mbrl.experiments.metrics import METRICS, STEP
 from mbrl.experiments.provenance import unseal
-from mbrl.experiments.run import METRICS, STEP, Run
+from mbrl.experiments.run import Run
 from mbrl.seeding import derive
 
 COSTS = ("steps", "minutes", "cpu_minutes", "gradient_steps", "model_steps", "flops")

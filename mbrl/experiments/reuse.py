@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.experiments.final_evaluation import read_final
-from mbrl.experiments.run import CONFIG, STEP, Run, read_metrics
+from mbrl.experiments.metrics import STEP, read_metrics
+from mbrl.experiments.run import CONFIG, Run
 from mbrl.experiments.study import Cell, cell_settings
 from mbrl.pipelines.bookkeeping import describe, differences
 

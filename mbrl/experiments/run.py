@@ -1,27 +1,27 @@
 """The run directory: `{env_id}__{algo}__{seed}__{time}/` with config.json and metrics.jsonl.
 
 `config.json` says what was asked for and with which versions; it carries a checksum, since a changed seed would pass
-for another experiment. `metrics.jsonl` holds one JSON object a line, appended with a single write, so that a killed
-process leaves at most one unfinished line, at the end; readers skip it and the next writer removes it.
+for another experiment. For `metrics.jsonl` see `metrics`.
 """
 
-import json
-import math
-import os
 import time
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+from mbrl.experiments.metrics import (
+    METRICS,
+    STEP,
+    append_metrics,
+    cut_metrics,
+    metrics_digest,
+    metrics_end,
+    read_metrics,
+)
 from mbrl.experiments.provenance import git_commit, machine, seal, sync, unseal, versions, write_durably
 
 FORMAT = 1
-CONFIG, METRICS = "config.json", "metrics.jsonl"
-STEP = "time/total_timesteps"
-"""The metric that is the x axis of runs that act: real environment steps."""
-UPDATE = "train/n_updates"
-"""The metric that is the x axis of runs that do not: updates of the learner."""
+CONFIG = "config.json"
 X_AXIS = "x_axis"
 """Where config.json says which; without it, it is `STEP`."""
 
@@ -144,28 +144,16 @@ class Run:
     @property
     def offset(self) -> int:
         """Bytes of complete lines in metrics.jsonl: what a checkpoint keeps and `truncate` goes back to."""
-        return _end(self.metrics_path)
+        return metrics_end(self.path)
 
     @property
     def digest(self) -> str:
         """SHA-256 of those bytes."""
-        return sha256(_complete(self.metrics_path)).hexdigest()
+        return metrics_digest(self.path)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Append one line; a non-finite number is written as null (JSON has none). Raises OSError on a full disk."""
-        line = json.dumps({key: _plain(value, key) for key, value in row.items()}, allow_nan=False) + "\n"
-        end = self.offset
-        try:
-            with self.metrics_path.open("ab", buffering=0) as file:
-                if file.tell() != end:  # the unfinished line of a killed writer
-                    file.truncate(end)
-                _write_all(file.fileno(), line.encode(), end)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"could not write to {self.metrics_path}: {error.strerror}. What was logged before is intact; free "
-                f"some space and continue with: mbrl resume {self.path}",
-            ) from error
+        append_metrics(self.path, row)
         if self._mirror is not None:
             self._mirror.add(row)
 
@@ -174,22 +162,7 @@ class Run:
 
         Raises ValueError where fewer bytes are there, or where they do not have the SHA-256 `digest`.
         """
-        data = _complete(self.metrics_path)
-        if offset > len(data) or offset < 0:
-            raise ValueError(
-                f"offset: expected at most the {len(data)} bytes of {self.metrics_path}, got {offset}: the metrics "
-                f"are older than the checkpoint. Restore the file from a copy."
-            )
-        if offset and data[offset - 1 : offset] != b"\n":
-            raise ValueError(f"offset: expected the end of a line of {self.metrics_path}, got {offset}")
-        if digest is not None and sha256(data[:offset]).hexdigest() != digest:
-            raise ValueError(
-                f"{self.metrics_path} is damaged: its first {offset} bytes are not those that were there when the "
-                f"checkpoint was saved. Restore the file from a copy."
-            )
-        if self.metrics_path.exists():
-            os.truncate(self.metrics_path, offset)
-            sync(self.metrics_path)
+        cut_metrics(self.path, offset, digest)
         if self._mirror is not None:
             self._mirror.restart(self.metrics())
 
@@ -203,81 +176,12 @@ class Run:
             self._mirror.close()
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run directory's metrics.jsonl; none where there is no such file yet.
-
-    A last line without its end is being written, or was cut off by a kill, and is left out. Raises ValueError that
-    names the line where a complete one is not a JSON object.
-    """
-    file = Path(path) / METRICS
-    rows = []
-    for number, line in enumerate(_complete(file).splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            raise ValueError(f"{file}, line {number}: expected a JSON object, got {line[:80]!r}: the file is damaged")
-        rows.append(row)
-    return rows
-
-
 def _write_header(path: Path, text: bytes) -> None:
     staged = path / f".{CONFIG}"
     staged.unlink(missing_ok=True)  # of a process that was killed
     write_durably(staged, text)
     staged.rename(path / CONFIG)
     sync(path)
-
-
-def _complete(file: Path) -> bytes:
-    """The bytes up to the last end of a line."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return b""
-    return data[: data.rfind(b"\n") + 1]
-
-
-def _end(file: Path) -> int:
-    """The length of `_complete`, from the last bytes alone: it is asked for before every line."""
-    try:
-        with file.open("rb") as opened:
-            end = opened.seek(0, os.SEEK_END)
-            while end > 0:
-                start = max(0, end - 4096)
-                opened.seek(start)
-                last = opened.read(end - start).rfind(b"\n")
-                if last >= 0:
-                    return start + last + 1
-                end = start
-    except FileNotFoundError:
-        pass
-    return 0
-
-
-def _write_all(descriptor: int, data: bytes, end: int) -> None:
-    """One write, which a nearly full disk may cut short: then nothing of it stays."""
-    try:
-        written = os.write(descriptor, data)
-        if written < len(data):
-            os.write(descriptor, data[written:])  # raises, and says why
-    except OSError:
-        os.ftruncate(descriptor, end)
-        raise
-
-
-def _plain(value: Any, key: str) -> Any:
-    """A number or string that JSON can hold, out of a Python, numpy or torch scalar."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, key) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    raise ValueError(f"row[{key!r}]: expected a number, a string or a list of them, got {type(value).__name__}")
 
 
 def file_name(text: str) -> str:

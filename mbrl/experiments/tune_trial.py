@@ -219,7 +219,7 @@ class _Watch:
         self._size = -1
 
     def __call__(self) -> bool:
-        from mbrl.experiments.run import STEP
+        from mbrl.experiments.metrics import STEP
 
         size = self.run.offset
         if size == self._size or self.pruned:

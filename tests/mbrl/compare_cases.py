@@ -5,7 +5,7 @@ from typing import Any
 
 from mbrl.experiments.job import work
 from mbrl.experiments.jobs import Ending
-from mbrl.experiments.run import read_metrics
+from mbrl.experiments.metrics import read_metrics
 from mbrl.experiments.study import Entry, Study, Task
 
 TINY = Study(

@@ -17,9 +17,10 @@ from mbrl.cli import main
 from mbrl.experiments import runs
 from mbrl.experiments.agent_runs import ALGORITHMS, agent_settings
 from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.metrics import read_metrics
 from mbrl.experiments.provenance import machine
 from mbrl.experiments.recorder import RunRecorder
-from mbrl.experiments.run import Run, read_metrics
+from mbrl.experiments.run import Run
 from mbrl.learners.dqn import DQNConfig
 from mbrl.learners.sac import SACConfig
 

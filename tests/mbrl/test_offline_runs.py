@@ -18,8 +18,9 @@ from mbrl.cli import main
 from mbrl.data.datasets import DatasetInfo, save_dataset
 from mbrl.experiments import runs
 from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.metrics import read_metrics
 from mbrl.experiments.offline_runs import OFFLINE, run_dataset
-from mbrl.experiments.run import Run, read_metrics
+from mbrl.experiments.run import Run
 from tests.mbrl.offline_cases import ENV_ID, pendulum_data
 
 UPDATES = 60

@@ -7,8 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from mbrl.experiments import plots
+from mbrl.experiments.metrics import STEP
 from mbrl.experiments.plots import EVALUATION, RETURN, plot_model, plot_runs
-from mbrl.experiments.run import STEP, Run
+from mbrl.experiments.run import Run
 
 
 @pytest.fixture

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from mbrl.experiments.checkpoint import checkpoints
+from mbrl.experiments.metrics import METRICS
 from mbrl.experiments.provenance import seal
 from mbrl.experiments.results import COSTS, FINAL, FINAL_SEED, Failure, read_results
-from mbrl.experiments.run import CONFIG, METRICS
+from mbrl.experiments.run import CONFIG
 from mbrl.experiments.summary import summarise
 from tests.mbrl.comparison_cases import write_run
 

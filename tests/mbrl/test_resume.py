@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mbrl.experiments.checkpoint import load_checkpoint
-from mbrl.experiments.run import read_metrics
+from mbrl.experiments.metrics import read_metrics
 
 STEPS = 240
 SETTINGS = (

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mbrl.experiments.metrics import STEP, UPDATE, _complete, _end, read_metrics
 from mbrl.experiments.provenance import machine, seal, unseal
-from mbrl.experiments.run import STEP, UPDATE, X_AXIS, Run, _complete, _end, read_metrics
+from mbrl.experiments.run import X_AXIS, Run
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mbrl.experiments.run import STEP, UPDATE
+from mbrl.experiments.metrics import STEP, UPDATE
 from mbrl.experiments.scores import normalized_score, reference_label, summarize
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from mbrl.cli import main
 from mbrl.experiments import tune_trial, tune_workers
-from mbrl.experiments.run import Run, read_metrics
+from mbrl.experiments.metrics import read_metrics
+from mbrl.experiments.run import Run
 from mbrl.experiments.tune import rows, tune
 from mbrl.experiments.tune_commands import advice, table
 from mbrl.experiments.tune_space import Range, contains, default_space, first_choice, get, options, parse, put, rounded
