@@ -1,8 +1,8 @@
 """The questions of a comparison, each with a sentence for an answer, which says "undecided" where the runs don't tell.
 
 All answers follow one rule: the best algorithm of all must beat each of those that it is asked against, by the test of
-`mbrl.experiments.decisions`, and must still do so when failed runs count as the worst. docs/statistics.md says how
-often that errs.
+`mbrl.experiments.decisions`, and must still do so when runs that failed, or fell short of the budget, count as the
+worst. docs/statistics.md says how often that errs.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from mbrl.experiments import statistics
 from mbrl.experiments.comparison import Comparison
 from mbrl.experiments.cost_curves import Reached, reached_by_label, with_failures
 from mbrl.experiments.decisions import LEVEL, Sample, Verdict, judge
-from mbrl.experiments.findings import Aggregate, Answer, AtBudget, Cost, Detectable, Estimate, TaskInfo
+from mbrl.experiments.findings import Aggregate, Answer, AtBudget, Cost, Detectable, Estimate, TaskInfo, lost_runs
 
 UNITS = {"steps": "real steps", "cpu_minutes": "CPU minutes", "flops": "floating-point operations"}
 """Costs that are asked about."""
+ALL_FAILED = "all runs failed"
 Judge = Callable[[str, str, bool], Verdict]
-"""`judge(first, second, worst)`: of two labels, with failed runs counted as the worst or left out."""
+"""`judge(first, second, worst)`: of two labels, with lost runs (failed or short) counted as the worst or left out."""
 
 
 class Decision(NamedTuple):
@@ -58,20 +59,22 @@ def decide(best: str, rivals: Sequence[str], verdict: Judge) -> Decision:
         worst = max(one.p for both in found.values() for one in both)
         each = "" if len(rivals) == 1 else " each"
         return Decision(True, f"a rank test tells {best} from {_listed(rivals)}{each} (p = {_p(worst)})")
-    few, by_failures, untold = [], [], []
+    few, by_losses, untold = [], [], []
     for rival in (rival for rival in rivals if not beaten[rival]):
         plain = found[rival][0]
         if plain.least > LEVEL:
             few.append(rival)
         elif plain.decided and plain.better > 0.5:
-            by_failures.append(rival)
+            by_losses.append(rival)
         else:
-            untold.append(f"{rival} (p = {_p(plain.p)})")
+            against = f", in favour of {rival}" if plain.decided else ""
+            untold.append(f"{rival} (p = {_p(plain.p)}{against})")
     reasons = []
     if few:
         reasons.append(f"so few runs can't tell {best} from {_listed(few)} at {LEVEL:.0%}")
-    if by_failures:
-        reasons.append(f"{best} would not be told from {_listed(by_failures)} if failed runs counted as the worst")
+    if by_losses:
+        told = _listed(by_losses)
+        reasons.append(f"{best} would not be told from {told} if runs that failed or fell short counted as the worst")
     if untold:
         reasons.append(f"a rank test does not tell {best} from {_listed(untold)}")
     return Decision(False, "; ".join(reasons))
@@ -137,7 +140,7 @@ def _at_budget(
         found = [d.difference for d in detectable if d.env_id == task.env_id and {d.first, d.second} == set(shown)]
         text += f"; so many runs show a difference of {_number(found[0])} in four of five studies" if found[0] else ""
     text += _minutes(task, shown, costs)
-    text += _left_out(dict.fromkeys(_without(comparison, task, list(told)), "no run got to the budget"))
+    text += _left_out({label: _absent(comparison, task, label) for label in _without(comparison, task, list(told))})
     return Answer(question, f"{verb if made.decided else 'Undecided'}: {text}.", task.env_id, made.decided)
 
 
@@ -151,16 +154,16 @@ def _to_threshold(comparison: Comparison, task: TaskInfo, axis: str) -> Answer |
     based = _based(comparison)
     best = ranked[0]
     rivals = [label for label in ranked if based[label] is not based[best]]
-    both = len({based[label] for label in comparison.labels_of(task.env_id)}) > 1
+    there = [label for label in comparison.labels if comparison.outcomes(task.env_id, label)]
+    both = len({based[label] for label in there}) > 1
     if both and not rivals:
         return None
     rivals = rivals or ranked[1:]
 
     def verdict(first: str, second: str, worst: bool) -> Verdict:
         horizon = min(groups[first].watched, groups[second].watched)
-        pair = [groups[label].sample.until(horizon) for label in (first, second)]
-        counted = [one.with_worst(failed[label] * worst) for one, label in zip(pair, (first, second), strict=True)]
-        return judge([(counted[0], counted[1])])
+        pair = [groups[label].at_worst(failed[label]) if worst else groups[label].sample for label in (first, second)]
+        return judge([(pair[0].until(horizon), pair[1].until(horizon))])
 
     made = decide(best, rivals, verdict)
     told = "; ".join(_spent(label, axis, groups[label], failed[label]) for label in (best, *rivals))
@@ -169,7 +172,8 @@ def _to_threshold(comparison: Comparison, task: TaskInfo, axis: str) -> Answer |
     if not both:
         question, verb = f"Which algorithm takes the fewest {UNITS[axis]} {goal}", best
     text = f"{told}; {made.why}"
-    text += _left_out(dict.fromkeys(_without(comparison, task, list(groups)), f"{UNITS[axis]} not known"))
+    missing = _without(comparison, task, list(groups))
+    text += _left_out({label: f"{UNITS[axis]} not known" if label in there else ALL_FAILED for label in missing})
     return Answer(question, f"{verb if made.decided else 'Undecided'}: {text}.", task.env_id, made.decided)
 
 
@@ -206,6 +210,15 @@ def _without(comparison: Comparison, task: TaskInfo, counted: Sequence[str]) -> 
     return list(dict.fromkeys(label for env_id, label in rows if env_id == task.env_id and label not in counted))
 
 
+def _absent(comparison: Comparison, task: TaskInfo, label: str) -> str:
+    """Why a label has no run at the budget."""
+    runs = comparison.outcomes(task.env_id, label)
+    if not runs:
+        return ALL_FAILED
+    short = comparison.short(task.env_id, label)
+    return "no run got to the budget" if short == len(runs) else "evaluated only after the budget"
+
+
 def _left_out(reasons: Mapping[str, str]) -> str:
     told = ", ".join(f"{label} ({why})" for label, why in reasons.items())
     return f"; not counted: {told}" if told else ""
@@ -223,7 +236,7 @@ def _minutes(task: TaskInfo, pair: Sequence[str], costs: Sequence[Cost]) -> str:
 def _spent(label: str, axis: str, found: Reached, failed: int) -> str:
     time, happened = with_failures(found, failed)
     got = f"{int(happened.sum())} of {len(time)} runs of {label} got there"
-    got += f" ({failed} failed)" if failed else ""
+    got += lost_runs(failed, int(found.short.sum()))
     median = statistics.survival(time, happened).median()
     if median is not None:
         return f"{got}, the median after {_number(median)} {UNITS[axis]}"

@@ -23,13 +23,17 @@ from mbrl.seeding import derive
 
 RANDOM_EPISODES = 20
 """Of the uniformly random policy, whose mean return is score 0."""
+CLEAR = 3.0
+"""Standard errors of that mean by which the best label has to be better, for scores to mean anything."""
+GIVEN = "given"
+"""The source of a threshold that the user named."""
 WAY = 0.9
 """A threshold that is not given stands so far on the way from the random policy to the best label."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one label on one task that got as far as the budget."""
+    """The runs of one label on one task that got as far as the budget, and were evaluated within it."""
 
     env_id: str
     label: str
@@ -51,7 +55,7 @@ class Comparison:
     tasks: tuple[TaskInfo, ...]
     labels: tuple[str, ...]
     cells: dict[tuple[str, str], Cell]
-    """By (environment id, label): those with a run that got as far as the budget."""
+    """By (environment id, label): those with a run that counts at the budget."""
     floors: dict[str, float]
     """By environment id, what a diverged evaluation counts as; see `floor`."""
     warnings: tuple[str, ...]
@@ -66,16 +70,21 @@ class Comparison:
 
         return sum(map(here, self.results.failures))
 
+    def short(self, env_id: str, label: str) -> int:
+        """Runs of a label on a task that fell short of the budget."""
+        budget = next(task.budget for task in self.tasks if task.env_id == env_id)
+        return sum(fell_short(outcome, budget) for outcome in self.outcomes(env_id, label))
+
     def lost(self, env_id: str, label: str) -> int:
-        """The same, with those that fell short of the budget."""
-        return self.failed(env_id, label) + len(self.outcomes(env_id, label)) - len(self.cells[env_id, label].outcomes)
+        """Runs that failed or fell short."""
+        return self.failed(env_id, label) + self.short(env_id, label)
 
     def outcomes(self, env_id: str, label: str) -> list[Outcome]:
         """All runs of a label on a task, those that fell short of the budget too."""
         return [one for one in self.results.outcomes if one.env_id == env_id and one.algorithm == label]
 
     def labels_of(self, env_id: str) -> list[str]:
-        """Labels with a run that got as far as the task's budget."""
+        """Labels with a run that counts at the task's budget."""
         return [label for label in self.labels if (env_id, label) in self.cells]
 
     def scores(self, task: TaskInfo, label: str) -> np.ndarray:
@@ -91,25 +100,26 @@ def compare(
     labels = tuple(dict.fromkeys(outcome.algorithm for outcome in results.outcomes))
     if missing := [env_id for env_id in env_ids if env_id not in budgets]:
         raise ValueError(f"budgets: expected one for every task, got none for {', '.join(missing)}")
-    if unknown := sorted(set(thresholds or {}) - set(env_ids)):
+    failed = {failure.env_id for failure in results.failures}  # a task of which all runs failed is one, too
+    if unknown := sorted(set(thresholds or {}) - set(env_ids) - failed):
         raise ValueError(f"thresholds: expected tasks of the comparison ({', '.join(env_ids)}), got {unknown[0]}")
     cells: dict[tuple[str, str], Cell] = {}
     floors: dict[str, float] = {}
     tasks, warnings = [], []
     for env_id in env_ids:
         group = [outcome for outcome in results.outcomes if outcome.env_id == env_id]
-        random = random_return(env_id, group[0].protocol.env_kwargs, seed)
+        random_returns = play_at_random(env_id, group[0].protocol.env_kwargs, seed)
+        random = float(np.mean(random_returns))
         floors[env_id] = floor(group, random)
         found, said = _cells(env_id, group, budgets[env_id], floors[env_id])
         warnings += said
         if not found:
-            warnings.append(f"{env_id}: no run got as far as {budgets[env_id]:,} steps; the task is left out")
+            warnings.append(f"{env_id}: no run counts at {budgets[env_id]:,} steps; the task is left out")
             continue
         cells |= {(env_id, cell.label): cell for cell in found}
         given = (thresholds or {}).get(env_id)
         tasks.append(_task(env_id, budgets[env_id], found, random, given))
-        if tasks[-1].best_return <= tasks[-1].random_return:
-            warnings.append(f"{env_id}: nothing is better than random actions; its scores have no meaning")
+        warnings += _scale_warnings(tasks[-1], np.array(random_returns))
     if not tasks:
         raise ValueError("budgets: expected one that a run reached, got " + "; ".join(warnings))
     return Comparison(results, tuple(tasks), labels, cells, floors, tuple(warnings))
@@ -128,14 +138,16 @@ def score(task: TaskInfo, returns: np.ndarray) -> np.ndarray:
     return (returns - task.random_return) / way if way > 0 else np.full(np.shape(returns), math.nan)
 
 
-def at_budget(outcome: Outcome, budget: int) -> float | None:
-    """The return of a run's last evaluation within the budget; None where it did not get there.
-
-    A run that took all steps but was evaluated last before them counts by that evaluation.
-    """
-    within = outcome.steps <= budget
+def fell_short(outcome: Outcome, budget: int) -> bool:
+    """Whether a run ended before the budget. One that took all steps, but was evaluated last before them, did not."""
     took_all = outcome.complete and loop_settings(outcome.settings)["total_timesteps"] >= budget
-    if not within.any() or (outcome.steps[-1] < budget and not took_all):
+    return bool(outcome.steps[-1] < budget) and not took_all
+
+
+def at_budget(outcome: Outcome, budget: int) -> float | None:
+    """The return of a run's last evaluation within the budget; None where it fell short, or was evaluated later."""
+    within = outcome.steps <= budget
+    if fell_short(outcome, budget) or not within.any():
         return None
     return float(outcome.returns[within][-1])
 
@@ -163,10 +175,7 @@ def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int, worst: float) 
         name = f"{outcome.algorithm} on {env_id}, seed {outcome.seed}"
         ret = at_budget(outcome, budget)
         if ret is None:
-            warnings.append(
-                f"{name} did not get as far as {budget:,} steps and is missing at the budget and in curves, which "
-                "flatters its algorithm if it failed by learning badly"
-            )
+            warnings.append(f"{name} {_why_missing(outcome, budget)}")
             continue
         reached.setdefault(outcome.algorithm, []).append((outcome, ret))
         last = int(outcome.steps[outcome.steps <= budget][-1])
@@ -187,10 +196,22 @@ def _cells(env_id: str, outcomes: Sequence[Outcome], budget: int, worst: float) 
     return cells, warnings
 
 
+def _why_missing(outcome: Outcome, budget: int) -> str:
+    if fell_short(outcome, budget):
+        return (
+            f"did not get as far as {budget:,} steps and is missing at the budget and in curves, which flatters its "
+            "algorithm if it failed by learning badly"
+        )
+    return (
+        f"was first evaluated after {outcome.steps[0]:,} steps, beyond the budget of {budget:,}, and is missing there "
+        "and in curves: choose a larger budget, or evaluate more often"
+    )
+
+
 def _task(env_id: str, budget: int, cells: Sequence[Cell], random: float, threshold: float | None) -> TaskInfo:
     best = max(cells, key=lambda cell: float(iqm(cell.returns)))
     top = float(iqm(best.returns))
-    source = "given"
+    source = GIVEN
     if threshold is None:
         threshold = random + WAY * (top - random)
         source = (
@@ -200,9 +221,24 @@ def _task(env_id: str, budget: int, cells: Sequence[Cell], random: float, thresh
     return TaskInfo(env_id, budget, random, top, best.label, threshold, source)
 
 
+def _scale_warnings(task: TaskInfo, random_returns: np.ndarray) -> list[str]:
+    """Whether scores mean anything: they are in units of the way from random actions to the best label."""
+    way = task.best_return - task.random_return
+    if way <= 0:
+        return [f"{task.env_id}: nothing is better than random actions; its scores have no meaning"]
+    error = float(random_returns.std(ddof=1)) / math.sqrt(len(random_returns))
+    if way >= CLEAR * error:
+        return []
+    return [
+        f"{task.env_id}: {task.best_label} is better than random actions by {way:.4g} only, and their mean return over "
+        f"{len(random_returns)} episodes has a standard error of {error:.3g}: its scores rest on noise, in aggregates "
+        f"too{', and so does its threshold' if task.threshold_source != GIVEN else ''}"
+    ]
+
+
 @cache
-def random_return(env_id: str, env_kwargs: str, seed: int) -> float:
-    """Mean return of the uniformly random policy over `RANDOM_EPISODES` seeded episodes.
+def play_at_random(env_id: str, env_kwargs: str, seed: int) -> tuple[float, ...]:
+    """Returns of the uniformly random policy in `RANDOM_EPISODES` seeded episodes; diverged ones are left out.
 
     Args:
         env_id: of the environment.
@@ -215,4 +251,4 @@ def random_return(env_id: str, env_kwargs: str, seed: int) -> float:
         policy = RandomPolicy(env.action_space, seed=derive(seed, "random actions", number))
         returns.append(play(policy, env, seed=derive(seed, "random start", number) % 2**31).ret)
     env.close()
-    return float(np.mean([ret for ret in returns if math.isfinite(ret)]))
+    return tuple(ret for ret in returns if math.isfinite(ret))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mbrl.experiments import statistics
-from mbrl.experiments.comparison import Cell, Comparison
+from mbrl.experiments.comparison import Cell, Comparison, fell_short
 from mbrl.experiments.decisions import Sample
 from mbrl.experiments.findings import Cost, Curve, Estimate, TaskInfo, ToThreshold
 from mbrl.experiments.results import COSTS, Outcome
@@ -65,9 +65,11 @@ def to_thresholds(comparison: Comparison) -> Iterator[ToThreshold]:
 
 def reached_by_label(comparison: Comparison, task: TaskInfo, axis: str) -> dict[str, Reached]:
     """When runs reached the threshold, of labels whose cost is known and not 0."""
-    groups = {label: comparison.outcomes(task.env_id, label) for label in comparison.labels_of(task.env_id)}
+    groups = {label: comparison.outcomes(task.env_id, label) for label in comparison.labels}
     known = {
-        label: group for label, group in groups.items() if all(np.isfinite(run.costs[axis]).all() for run in group)
+        label: group
+        for label, group in groups.items()
+        if group and all(np.isfinite(run.costs[axis]).all() for run in group)
     }
     found = {label: _reached(task, axis, group) for label, group in known.items()}
     return {label: one for label, one in found.items() if one.watched > 0}
@@ -79,13 +81,21 @@ class Reached(NamedTuple):
     sample: Sample
     watched: float
     """The most that one of them has spent."""
+    short: np.ndarray
+    """[n] bool: runs that fell short of the budget, and had not reached the threshold by then."""
+
+    def at_worst(self, failed: int) -> Sample:
+        """With those that fell short, and so many that failed, as runs that never get there."""
+        time, happened = self.sample
+        return Sample(time[~self.short], happened[~self.short]).with_worst(failed + int(self.short.sum()))
 
 
 def _reached(task: TaskInfo, axis: str, outcomes: Sequence[Outcome]) -> Reached:
     first = [np.flatnonzero(outcome.returns >= task.threshold) for outcome in outcomes]
     time = [float(o.costs[axis][at[0] if len(at) else -1]) for o, at in zip(outcomes, first, strict=True)]
     happened = np.array([len(at) > 0 for at in first])
-    return Reached(Sample(np.array(time), happened), max(float(o.costs[axis][-1]) for o in outcomes))
+    short = ~happened & np.array([fell_short(outcome, task.budget) for outcome in outcomes])
+    return Reached(Sample(np.array(time), happened), max(float(o.costs[axis][-1]) for o in outcomes), short)
 
 
 def with_failures(found: Reached, failed: int) -> Sample:
@@ -108,6 +118,7 @@ def _to_threshold(task: TaskInfo, label: str, axis: str, reached: Reached, faile
         reached=int(happened.sum()),
         n=len(time),
         failed=failed,
+        short=int(reached.short.sum()),
         share=Estimate(float(happened.mean()), float(share.low), float(share.high), len(time), None),
         median=found.median(),
         low=low,

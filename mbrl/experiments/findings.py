@@ -150,6 +150,8 @@ class ToThreshold:
     n: int
     """All runs, failed ones too, which count as those that never do."""
     failed: int
+    short: int
+    """Runs that fell short of the budget before they had reached it: they count as watched no longer."""
     share: Estimate
     """The share of runs that reached it."""
     median: float | None
@@ -162,6 +164,12 @@ class ToThreshold:
     """Mean cost until the threshold or `horizon`, whichever comes first."""
     horizon: float | None
     """The same for all labels of the task: the most that every label's longest run has spent."""
+
+
+def lost_runs(failed: int, short: int) -> str:
+    """Runs of a label that did not go on to the end, in brackets; nothing where there are none."""
+    lost = [f"{count} {how}" for count, how in ((failed, "failed"), (short, "fell short of the budget")) if count]
+    return f" ({', '.join(lost)})" if lost else ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from mbrl.experiments.charts import Guide
-from mbrl.experiments.findings import Difference, Improvement, Paired, Summary, ToThreshold
+from mbrl.experiments.findings import Difference, Improvement, Paired, Summary, ToThreshold, lost_runs
 from mbrl.experiments.interval_charts import Row, interval_chart
 from mbrl.experiments.markup import el
 from mbrl.experiments.report_sections import Section, Styles, part
@@ -40,7 +40,7 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
                 [
                     (
                         key(found.label, styles),
-                        f"{found.reached} of {found.n}" + (f" ({found.failed} failed)" if found.failed else ""),
+                        f"{found.reached} of {found.n}{lost_runs(found.failed, found.short)}",
                         "not by half of the runs" if found.median is None else number(found.median),
                         _bounds(found),
                         number(found.restricted_mean),
@@ -57,8 +57,9 @@ def thresholds(summary: Summary, styles: Styles) -> Section | None:
         el(
             "p",
             "Runs that never reach the threshold count as “not until their end” (they are censored: Kaplan-Meier), "
-            "never as missing, and failed runs as those that never reach it. The mean counts every run up to one "
-            "common end, so that algorithms can be compared of which some runs do not reach it.",
+            "never as missing, and failed runs as those that never reach it. That flatters an algorithm of which runs "
+            "were stopped early: an answer has to hold with those as runs that never get there, too. The mean counts "
+            "every run up to one common end, so that algorithms can be compared of which some runs do not reach it.",
         ),
         el("p", "The switch under “Return against cost” chooses the cost here, too.", class_="note"),
         el("div", tables, class_="tables"),

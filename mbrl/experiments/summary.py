@@ -85,7 +85,7 @@ def _uneven(comparison: Comparison) -> list[str]:
             told = ", ".join(f"{n} on {env_id}" for env_id, n in counts.items())
             said.append(f"{label} has different numbers of runs ({told}): over tasks, each task counts alike")
     for task in comparison.tasks:
-        runs = [run for label in comparison.labels_of(task.env_id) for run in comparison.outcomes(task.env_id, label)]
+        runs = [run for run in comparison.results.outcomes if run.env_id == task.env_id]
         if not any((run.returns >= task.threshold).any() for run in runs):
             said.append(f"{task.env_id}: no run reached the threshold of {task.threshold:,.4g}")
     return said

@@ -266,7 +266,20 @@ def _threshold(task: TaskInfo, runs: list[RunRow], axis: str) -> ToThreshold:
     low, high = (None, None) if median is None else (0.8 * median, 1.3 * median if len(hit) > 4 else None)
     mean = None if known is None else float(np.mean([end if math.isnan(v) else v for v in first]))
     return ToThreshold(
-        task.env_id, runs[0].label, axis, task.threshold, len(hit), len(runs), 0, share, median, low, high, mean, known
+        task.env_id,
+        runs[0].label,
+        axis,
+        task.threshold,
+        len(hit),
+        len(runs),
+        0,
+        0,
+        share,
+        median,
+        low,
+        high,
+        mean,
+        known,
     )
 
 

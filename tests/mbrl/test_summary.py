@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from mbrl.experiments.comparison import random_return
+from mbrl.experiments.comparison import play_at_random
 from mbrl.experiments.decisions import detectable_shift
 from mbrl.experiments.findings import Summary
 from mbrl.experiments.provenance import seal
@@ -54,9 +54,9 @@ def test_scores_are_random_and_best(summary):
 
 def test_random_returns_differ_by_episode_and_follow_the_seed():
     """Of cart-pole, an episode of random actions lasts about 22 steps (and of always the same ones, about 9)."""
-    assert random_return("CartPole-v1", "{}", 0) == random_return("CartPole-v1", "{}", 0)
-    assert random_return("CartPole-v1", "{}", 0) != random_return("CartPole-v1", "{}", 1)
-    assert 17 < random_return("CartPole-v1", "{}", 0) < 30
+    assert play_at_random("CartPole-v1", "{}", 0) == play_at_random("CartPole-v1", "{}", 0)
+    assert play_at_random("CartPole-v1", "{}", 0) != play_at_random("CartPole-v1", "{}", 1)
+    assert 17 < np.mean(play_at_random("CartPole-v1", "{}", 0)) < 30
 
 
 def test_curves_hold_the_last_evaluation(summary):
@@ -299,7 +299,7 @@ def test_failed_runs_are_told_and_can_undo_an_answer(tmp_path):
     assert not worth.decided
     assert not steps.decided
     assert "with 3 more that failed or fell short" in worth.answer
-    assert "mbpo would not be told from sac if failed runs counted as the worst" in worth.answer
+    assert "mbpo would not be told from sac if runs that failed or fell short counted as the worst" in worth.answer
     assert "5 of 8 runs of mbpo got there (3 failed)" in steps.answer
     found = find(summary.thresholds, label="mbpo", axis="steps")
     assert (found.reached, found.n, found.failed, found.share.value) == (5, 8, 3, 5 / 8)
@@ -354,3 +354,70 @@ def test_curves_of_other_costs_are_at_what_the_runs_had_spent(tmp_path):
     curve = find(summary.curves, axis="minutes", statistic="mean")
     assert curve.x == (2, 3)  # from where both were evaluated to where the first ends: 1, 2, 3 and 2, 4, 6
     assert curve.value == (-700, -550)
+
+
+def test_runs_that_were_stopped_can_undo_an_answer(tmp_path):
+    """A run that was stopped before it got there is no evidence that it would have."""
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-900, -200, -200], total=500)) for seed in range(5)]
+    cells += [("sac", write_run(tmp_path, "sac", seed, [-900, -800, -700, -600, -200])) for seed in range(4)]
+    fine = summarise(read_results(cells), budgets={TASK: 300}, thresholds={TASK: -250.0})
+    assert fine.answers[1].answer.startswith("Yes: 5 of 5 runs of mbpo got there")
+    cells += [("mbpo", write_run(tmp_path, "mbpo", 5 + seed, [-900], total=500)) for seed in range(4)]
+    summary = summarise(read_results(cells), budgets={TASK: 300}, thresholds={TASK: -250.0})
+    steps = summary.answers[1]
+    assert not steps.decided
+    assert "5 of 9 runs of mbpo got there (4 fell short of the budget)" in steps.answer
+    assert "mbpo would not be told from sac if runs that failed or fell short counted as the worst" in steps.answer
+    assert (find(summary.thresholds, label="mbpo", axis="steps").short, steps.env_id) == (4, TASK)
+    cells += [("mbpo", write_run(tmp_path, "mbpo", 9, [-900, -200], total=500))]  # stopped, but it was there by then
+    again = summarise(read_results(cells), budgets={TASK: 300}, thresholds={TASK: -250.0})
+    assert find(again.thresholds, label="mbpo", axis="steps").short == 4
+
+
+def test_a_run_that_is_evaluated_only_after_the_budget_counts_to_the_threshold(tmp_path):
+    cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-900, -500, -200])) for seed in range(5)]
+    cells += [("ppo", write_run(tmp_path, "td3", seed, [-900, -100], every=1000)) for seed in range(5)]
+    lost = [Failure(TASK, "dqn", 0, None, "lost")]
+    summary = summarise(read_results(cells, failures=lost), budgets={TASK: 300}, thresholds={TASK: -250.0})
+    (told,) = [text for text in summary.warnings if text.startswith("ppo on Pendulum-v1, seed 0 ")]
+    assert told.startswith("ppo on Pendulum-v1, seed 0 was first evaluated after 1,000 steps, beyond the budget of 300")
+    assert not any("did not get as far" in text for text in summary.warnings)
+    assert {row.label for row in summary.at_budget} == {"mbpo"}
+    steps = next(answer for answer in summary.answers if "real steps on" in answer.question)
+    assert "5 of 5 runs of ppo got there, the median after 2,000 real steps" in steps.answer
+    assert steps.answer.endswith("not counted: dqn (all runs failed).")
+    assert find(summary.thresholds, label="ppo", axis="steps").median == 2000
+
+
+def test_what_counts_at_no_budget_is_told_with_its_reason(tmp_path):
+    cells = [
+        ("mbpo", write_run(tmp_path, "mbpo", 0, [-900, -500, -200])),
+        ("sac", write_run(tmp_path, "sac", 0, [-900] * 3)),
+    ]
+    cells += [("ppo", write_run(tmp_path, "td3", 0, [-900], every=1000))]
+    cells += [("ddpg", write_run(tmp_path, "ddpg", 0, [-900], total=300))]
+    lost = [Failure(TASK, "dqn", 0, None, "lost")]
+    worth = summarise(read_results(cells, failures=lost), budgets={TASK: 300}).answers[0]
+    reasons = "ppo (evaluated only after the budget), ddpg (no run got to the budget), dqn (all runs failed)"
+    assert worth.answer.endswith(f"not counted: {reasons}.")
+
+
+def test_scores_that_rest_on_noise_are_told(tmp_path):
+    """Over 20 episodes, random actions in Pendulum-v1 have a mean return that is known to some sixty."""
+    random = np.array(play_at_random(TASK, "{}", 0))
+    error = random.std(ddof=1) / np.sqrt(20)
+    for errors, noisy in ((2.0, True), (4.0, False)):
+        path = write_run(tmp_path / str(noisy), "sac", 0, [random.mean() + errors * error])
+        warnings = summarise(read_results([("sac", path)]), budgets={TASK: 100}).warnings
+        assert any("its scores rest on noise" in text for text in warnings) == noisy
+    path = write_run(tmp_path / "worse", "sac", 0, [random.mean() - 1])
+    warnings = summarise(read_results([("sac", path)]), budgets={TASK: 100}).warnings
+    assert any("nothing is better than random actions" in text for text in warnings)
+
+
+def test_a_threshold_of_a_task_of_which_all_runs_failed_is_no_error(tmp_path):
+    results = read_results(
+        [("sac", write_run(tmp_path, "sac", 0, [-700]))], failures=[Failure("Reacher-v5", "sac", 0, None, "lost")]
+    )
+    thresholds = {TASK: -300.0, "Reacher-v5": -10.0}
+    assert [task.env_id for task in summarise(results, budgets={TASK: 100}, thresholds=thresholds).tasks] == [TASK]
