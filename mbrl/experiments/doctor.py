@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
 from mbrl.experiments.provenance import DISTRIBUTION, git_commit
@@ -117,12 +116,14 @@ def _devices() -> Iterator[Finding]:
 
 
 def _threads() -> Iterator[Finding]:
-    cores = effective_cores()
-    yield "cores", f"{cores} usable of {os.cpu_count()}"
     try:
         import torch
+
+        from planners.cores import effective_cores
     except ImportError:
         return
+    cores = effective_cores()
+    yield "cores", f"{cores} usable of {os.cpu_count()}"
     threads = torch.get_num_threads()
     yield "torch threads", f"{threads} (OMP_NUM_THREADS changes it; small networks are fastest with 1)"
     if threads > cores:
@@ -130,16 +131,6 @@ def _threads() -> Iterator[Finding]:
             f"torch uses {threads} threads on {cores} cores, which makes small products many times slower",
             f"export OMP_NUM_THREADS={cores}",
         )
-
-
-def effective_cores() -> int:
-    """The cores that this process may use: its affinity, and a container's quota where that is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
 
 
 def _rendering() -> Iterator[Finding]:

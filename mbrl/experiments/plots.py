@@ -53,10 +53,15 @@ def plot_runs(paths: Iterable[str | Path], out: str | Path) -> Path:
         )
         if evaluations:
             axes.scatter(*zip(*evaluations, strict=True), color=colour, marker="D", s=36, edgecolor="white", zorder=3)
+        if lost := _diverged(runs[number]):  # they have no return: at the lower edge
+            edge = axes.get_xaxis_transform()
+            axes.scatter(lost, [0.02] * len(lost), color=colour, marker="x", s=36, transform=edge, zorder=3)
     if any(len(rollout) > FEW for _, rollout, _ in curves):
         axes.plot([], [], color="0.4", alpha=0.25, linewidth=1, label="single episodes (bold: their running mean)")
     if any(evaluations for *_, evaluations in curves):
         axes.scatter([], [], color="0.4", marker="D", s=36, edgecolor="white", label="evaluation")
+    if any(map(_diverged, runs)):
+        axes.scatter([], [], color="0.4", marker="x", s=36, label="evaluation that diverged")
     axes.set_title(", ".join(dict.fromkeys(run.env_id for run in runs)))
     axes.set_ylabel("return per episode")
     _finish(axes, len(runs), axis)
@@ -99,6 +104,11 @@ def plot_model(path: str | Path, out: str | Path) -> Path:
 def _curves(run: Run) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
     rows = run.metrics()
     return _points(rows, RETURN, run.x), _points(rows, EVALUATION, run.x)
+
+
+def _diverged(run: Run) -> list[float]:
+    """Where on its x axis a run was evaluated and the simulation diverged."""
+    return [row[run.x] for row in run.metrics() if EVALUATION in row and row[EVALUATION] is None]
 
 
 def _points(rows: list[dict[str, Any]], key: str, x: str) -> list[tuple[float, float]]:

@@ -46,36 +46,46 @@ class Summary:
     env_id: str
     evaluations: int
     """How many there are."""
-    last: float
-    """Mean return of the last `LAST`, or of all where there are fewer."""
-    best: float
-    """The highest mean return of one evaluation: chosen with hindsight, and so too high."""
+    diverged: int
+    """Of the last `LAST`, how many the simulation diverged in: they have no return."""
+    last: float | None
+    """Mean return of the last `LAST`, or of all where there are fewer; None where one of them diverged."""
+    best: float | None
+    """The highest mean return of one evaluation: chosen with hindsight, and so too high. None: all diverged."""
     best_at: int
     """Where it was, on the run's x axis."""
 
     def __str__(self) -> str:
         count = min(LAST, self.evaluations)
-        return (
-            f"last {count} evaluations: mean return {_scored(self.env_id, self.last)}; best of {self.evaluations}: "
-            f"{_scored(self.env_id, self.best)} at {self.best_at:,}, which is chosen with hindsight"
-        )
+        if self.last is None:
+            last = f"no mean return, for the simulation diverged in {self.diverged} of them"
+        else:
+            last = f"mean return {_scored(self.env_id, self.last)}"
+        best = ""
+        if self.best is not None:
+            best = (
+                f"; best of {self.evaluations}: {_scored(self.env_id, self.best)} at {self.best_at:,}, which is chosen "
+                f"with hindsight"
+            )
+        return f"last {count} evaluations: {last}{best}"
 
 
 def summarize(rows: Sequence[dict[str, Any]], env_id: str, x: str) -> Summary | None:
     """The summary of a run's metrics; None where it has not been evaluated.
 
     Args:
-        rows: of metrics.jsonl.
+        rows: of metrics.jsonl; an evaluation whose return is null diverged.
         env_id: of the evaluations.
         x: the metric that is the run's x axis.
     """
-    points = [(int(row[x]), float(row["eval/mean_reward"])) for row in rows if row.get("eval/mean_reward") is not None]
+    points = [(int(row[x]), row["eval/mean_reward"]) for row in rows if "eval/mean_reward" in row]
     if not points:
         return None
-    returns = [ret for _, ret in points]
-    at, best = max(points, key=lambda point: point[1])
-    last = returns[-LAST:]
-    return Summary(env_id, len(points), sum(last) / len(last), best, at)
+    last = [ret for _, ret in points[-LAST:]]
+    diverged = last.count(None)
+    finite = [(float(ret), at) for at, ret in points if ret is not None]
+    best, at = max(finite, key=lambda point: point[0], default=(None, points[-1][0]))
+    return Summary(env_id, len(points), diverged, None if diverged else sum(last) / len(last), best, at)
 
 
 def _scored(env_id: str, ret: float) -> str:

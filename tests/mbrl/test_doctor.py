@@ -7,6 +7,7 @@ import torch
 
 from mbrl.experiments import doctor, video
 from mbrl.experiments.doctor import Problem, Report, _Requirement, diagnose
+from planners import cores
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def _missing(monkeypatch: pytest.MonkeyPatch, **versions: str | None) -> None:
 
 
 def test_a_complete_machine_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "effective_cores", lambda: 64)
+    monkeypatch.setattr(cores, "effective_cores", lambda: 64)
     report = diagnose()
     facts = dict(report.facts)
     assert report.ok, str(report)
@@ -54,7 +55,7 @@ def test_a_missing_library_comes_with_its_command(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_extra_is_no_problem_but_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "effective_cores", lambda: 64)
+    monkeypatch.setattr(cores, "effective_cores", lambda: 64)
     _missing(monkeypatch, tensorboard=None)
     report = diagnose()
     assert report.ok
@@ -88,7 +89,7 @@ def test_rendering_that_does_not_work_is_mended(
 
 def test_more_threads_than_cores_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
-    monkeypatch.setattr(doctor, "effective_cores", lambda: 2)
+    monkeypatch.setattr(cores, "effective_cores", lambda: 2)
     assert "export OMP_NUM_THREADS=2" in str(diagnose())
 
 

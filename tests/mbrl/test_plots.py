@@ -54,6 +54,17 @@ def test_lines_are_returns_against_real_steps(tmp_path: Path, drawn: list[Figure
     assert legend(drawn[0]) == ["pets, seed 0", "pets, seed 5", "evaluation"]
 
 
+def test_evaluations_that_diverged_are_marked(tmp_path: Path, drawn: list[Figure]) -> None:
+    run = make(tmp_path)
+    for step, ret in ((10, 7.5), (20, None), (30, float("nan"))):
+        run.log({STEP: step, EVALUATION: ret})
+    plot_runs([run.path], tmp_path / "curves.png")
+    evaluations, diverged, *_ = drawn[0].axes[0].collections
+    assert evaluations.get_offsets().tolist() == [[10, 7.5]]
+    assert diverged.get_offsets().tolist() == [[20, 0.02], [30, 0.02]]  # at the lower edge, for they have no return
+    assert legend(drawn[0])[-1] == "evaluation that diverged"
+
+
 def test_labels_tell_runs_apart(tmp_path: Path, drawn: list[Figure]) -> None:
     runs = [make(tmp_path), make(tmp_path), make(tmp_path, env_id="F-v0")]
     plot_runs([run.path for run in runs], tmp_path / "x.png")

@@ -54,5 +54,21 @@ def test_scores_stand_beside_returns():
     )
 
 
+def test_evaluations_that_diverged_are_told_and_have_no_mean():
+    diverged = [
+        {UPDATE: 100 * i, "eval/mean_reward": ret} for i, ret in enumerate([900.0, 800.0] + [None] * 9, start=1)
+    ]
+    summary = summarize(diverged, "Pendulum-v1", UPDATE)
+    assert (summary.evaluations, summary.diverged, summary.last, summary.best) == (11, 9, None, 900.0)
+    assert str(summary) == (
+        "last 10 evaluations: no mean return, for the simulation diverged in 9 of them; best of 11: 900.0 at 100, "
+        "which is chosen with hindsight"
+    )
+    summary = summarize(diverged[2:], "Pendulum-v1", UPDATE)
+    assert str(summary) == "last 9 evaluations: no mean return, for the simulation diverged in 9 of them"
+    summary = summarize(diverged[2:4] + 10 * diverged[:1], "Pendulum-v1", UPDATE)  # long ago
+    assert (summary.diverged, summary.last) == (0, 900.0)
+
+
 def test_without_an_evaluation_there_is_no_summary():
     assert summarize(rows([None, None]), "Pendulum-v1", UPDATE) is None
