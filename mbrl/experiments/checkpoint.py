@@ -20,16 +20,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mbrl.experiments.metrics import METRICS
-from mbrl.experiments.provenance import git_commit, seal, sync, unseal, versions, write_durably
+from mbrl.experiments.provenance import DamagedError, git_commit, seal, sync, unseal, versions, write_durably
 
 FORMAT = 1
 KEPT = 2
 FOLDER, TENSORS, MANIFEST = "checkpoints", "tensors.safetensors", "manifest.json"
 STAGING = ".staging-"
-
-
-class DamagedError(ValueError):
-    """No checkpoint of a run is whole."""
 
 
 def save_checkpoint(run_path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], *, step: int) -> Path:

@@ -14,14 +14,14 @@ from typing import Any
 
 from mbrl.experiments.cell_status import Attempt, CellStatus, earlier_attempts, now, record, write_record
 from mbrl.experiments.checkpoint import checkpoints
-from mbrl.experiments.final_evaluation import read_final
+from mbrl.experiments.final_evaluation import final_or_none
 from mbrl.experiments.jobs import Ending, Jobs
 from mbrl.experiments.live_table import LiveTable
 from mbrl.experiments.lock import is_locked, locked
 from mbrl.experiments.oracle_gap import TRUE_STEPS, OracleGap
-from mbrl.experiments.oracle_gap import load as load_gap
+from mbrl.experiments.oracle_gap import load_or_none as load_gap
 from mbrl.experiments.report import write_report
-from mbrl.experiments.results import Failure, read_results
+from mbrl.experiments.results import Failure, Results, read_results
 from mbrl.experiments.reuse import check_configs, create, find_runs, wanted_configs
 from mbrl.experiments.runs import PETS
 from mbrl.experiments.study import Cell, Study, cells
@@ -121,6 +121,8 @@ def run_study(comparison: Comparison, jobs: Jobs, *, table: LiveTable | None = N
 def report_study(comparison: Comparison, *, thresholds: Mapping[str, float] | None = None) -> Path:
     """Write the report on the runs that are done, which lists those that failed; returns the HTML file.
 
+    A run that is done and can't be read counts as failed from then on.
+
     Args:
         comparison: see `run_study`.
         thresholds: returns whose cost is asked for, by environment id.
@@ -136,6 +138,7 @@ def report_study(comparison: Comparison, *, thresholds: Mapping[str, float] | No
             Failure(one.cell.task.env_id, one.cell.entry.label, one.cell.seed, one.path, one.reason) for one in failed
         ],
     )
+    _take_unreadable(done, results)
     results = replace(results, warnings=(*results.warnings, *comparison.notes))
     budgets = {task.env_id: task.budget for task in comparison.study.tasks}
     summary = summarise(results, budgets=budgets, thresholds=dict(thresholds or {}))
@@ -144,14 +147,23 @@ def report_study(comparison: Comparison, *, thresholds: Mapping[str, float] | No
     return write_report(summary, comparison.out, study=comparison.keep(), oracle=oracle)
 
 
+def _take_unreadable(done: Iterable[CellStatus], results: Results) -> None:
+    reasons = {failure.path: failure.reason for failure in results.failures}
+    for status in done:
+        if status.path in reasons:
+            status.state = "failed"
+            status.attempts.append(Attempt(now(), now(), "failed", reasons[status.path]))
+
+
 def is_finished(status: CellStatus, *, oracle_episodes: int) -> bool:
     """Whether nothing is left to do for a cell: its run is at its end, and that is what was evaluated."""
     if status.path is None or status.steps < status.cell.total_timesteps:
         return False
-    final, newest = read_final(status.path), _newest(status.path)
+    final, newest = final_or_none(status.path), _newest(status.path)
     if final is None or (newest is not None and newest != final.checkpoint):
         return False
-    return not (oracle_episodes and _is_planned(status)) or _gap(status.path, oracle_episodes) is not None
+    measured = newest is None or _gap(status.path, oracle_episodes) is not None  # without a checkpoint it can't be
+    return measured or not (oracle_episodes and _is_planned(status))
 
 
 def _is_planned(status: CellStatus) -> bool:

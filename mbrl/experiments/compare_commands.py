@@ -91,10 +91,11 @@ def _work(comparison: Comparison, where: Jobs, thresholds: Mapping[str, float]) 
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
+    report = report_study(comparison, thresholds=thresholds)
     failed = [status for status in comparison.statuses if status.state == "failed"]
     for status in failed:
         print(f"failed: {status.cell}: {status.reason}", file=sys.stderr)
-    print(f"report: {report_study(comparison, thresholds=thresholds)}")
+    print(f"report: {report}")
     return 1 if failed else 0
 
 

@@ -21,7 +21,7 @@ from mbrl.experiments import runs
 from mbrl.experiments.checkpoint import newest_whole
 from mbrl.experiments.evaluate import Evaluation, evaluate, evaluate_together
 from mbrl.experiments.pets_runs import pets_config
-from mbrl.experiments.provenance import seal, sync, unseal, write_durably
+from mbrl.experiments.provenance import DamagedError, seal, sync, unseal, write_durably
 from mbrl.experiments.results import FINAL, FINAL_SEED
 from mbrl.experiments.run import Run
 
@@ -57,10 +57,12 @@ class FinalEvaluation:
 def final_evaluation(run: Run) -> FinalEvaluation:
     """Evaluate a run's newest checkpoint, and keep the result in its directory; a result that is there is read.
 
+    A damaged result is made again.
+
     Raises:
         ValueError: the run has no checkpoint, or it is damaged.
     """
-    known, newest = read_final(run.path), newest_whole(run.path)
+    known, newest = final_or_none(run.path), newest_whole(run.path)
     if known is not None and newest is not None and known.checkpoint == newest.name:
         return known
     best, sampled = _plan(run) if run.algo == runs.PETS else _act(run)
@@ -92,7 +94,8 @@ def read_final(run_path: str | Path) -> FinalEvaluation | None:
     """The final evaluation in a run directory; None where there is none.
 
     Raises:
-        ValueError: the file is damaged or of a newer version.
+        DamagedError: the file is damaged.
+        ValueError: it is of a newer version.
     """
     file = Path(run_path) / FINAL
     try:
@@ -100,12 +103,20 @@ def read_final(run_path: str | Path) -> FinalEvaluation | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(f"{file} is damaged ({error}); delete it, and mbrl compare makes it again") from None
+        raise DamagedError(f"{file} is damaged ({error}); delete it, and mbrl compare makes it again") from None
     if content["format"] > FORMAT:
         raise ValueError(f"{file} has format {content['format']}; this version reads up to {FORMAT}: upgrade it")
     return FinalEvaluation(
         content["checkpoint"], _from_json(content["deterministic"]), _optional(content["stochastic"])
     )
+
+
+def final_or_none(run_path: str | Path) -> FinalEvaluation | None:
+    """The same; None where it is damaged, too."""
+    try:
+        return read_final(run_path)
+    except DamagedError:
+        return None
 
 
 def _played(result: Evaluation) -> Played:

@@ -28,7 +28,7 @@ from scipy import stats
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.envs.make import make_env
 from mbrl.experiments.oracle_arms import Learned, Played, affordable, load_learned, make_arms, model_errors, play_arm
-from mbrl.experiments.provenance import seal, sync, unseal, write_durably
+from mbrl.experiments.provenance import DamagedError, seal, sync, unseal, write_durably
 from mbrl.experiments.run import Run
 from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.seeding import derive
@@ -135,8 +135,8 @@ class PooledGap:
 def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TRUE_STEPS) -> OracleGap:
     """Measure what a run of PETS loses to its planner and to its model, and keep it in the run directory.
 
-    What is kept there already is returned where it was measured with the same model and the same arguments. The same
-    run gives the same numbers.
+    What is kept there already is returned where it was measured with the same model and the same arguments; what is
+    damaged is measured again. The same run gives the same numbers.
 
     Args:
         run: of PETS, with a checkpoint behind its first fit.
@@ -154,7 +154,7 @@ def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TR
     env = make_env(run.env_id)
     try:
         learned = load_learned(run, env)
-        found = load(run.path)
+        found = load_or_none(run.path)
         if found and (found.checkpoint, found.episodes, found.true_steps) == (learned.digest, episodes, true_steps):
             return found
         gap = _measure(run, learned, env, episodes, true_steps)
@@ -263,7 +263,8 @@ def load(run_path: str | Path) -> OracleGap | None:
     """What a run directory has; None where there is none.
 
     Raises:
-        ValueError: the file is damaged, or of a newer version.
+        DamagedError: the file is damaged.
+        ValueError: it is of a newer version.
     """
     path = Path(run_path) / FILE
     try:
@@ -271,7 +272,7 @@ def load(run_path: str | Path) -> OracleGap | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ValueError(
+        raise DamagedError(
             f"{path} is damaged ({error}); remove it, and measure again: mbrl oracle-gap {run_path}"
         ) from None
     if content.pop("format") > FORMAT:
@@ -281,6 +282,14 @@ def load(run_path: str | Path) -> OracleGap | None:
         arm: tuple(-math.inf if ret is None else ret for ret in stored) for arm, stored in content["returns"].items()
     }
     return OracleGap(**{**content, **errors, "returns": returns})
+
+
+def load_or_none(run_path: str | Path) -> OracleGap | None:
+    """The same; None where it is damaged, too."""
+    try:
+        return load(run_path)
+    except DamagedError:
+        return None
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> tuple[HorizonError, ...]:

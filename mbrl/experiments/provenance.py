@@ -73,6 +73,10 @@ def seal(content: Mapping[str, Any]) -> str:
     return json.dumps({**plain, "sha256": _digest(plain)}, indent=1) + "\n"
 
 
+class DamagedError(ValueError):
+    """A file of a run directory, or all of its checkpoints, are not what was written."""
+
+
 def unseal(text: bytes) -> dict[str, Any]:
     """The content of `seal`'s text. Raises ValueError where a byte was changed or the end is missing."""
     content = json.loads(text)

@@ -59,9 +59,14 @@ class RayJobs:
     def __init__(
         self, address: str | None = None, *, jobs: int = 1, gpu_share: float = 0.0, oracle_episodes: int
     ) -> None:
+        if jobs < 1:
+            raise ValueError(f"jobs: expected at least 1, got {jobs}")
         if not gpu_share >= 0:
             raise ValueError(f"gpu_share: expected 0 or more, got {gpu_share}")
         self._ray: Any = connect(address, jobs=jobs)
+        if gpu_share and not self._ray.cluster_resources().get("GPU"):  # tasks would wait for one for ever
+            self._ray.shutdown()
+            raise ValueError(f"gpu_share: expected 0 on a cluster without a GPU, got {gpu_share}")
         self._task = self._ray.remote(num_cpus=1, num_gpus=gpu_share, max_retries=0)(work_to_the_end)
         self._gpu_share, self._episodes = gpu_share, oracle_episodes
         self._running: dict[Any, Path] = {}

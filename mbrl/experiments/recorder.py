@@ -13,6 +13,20 @@ from mbrl.experiments.progress import Progress
 from mbrl.experiments.run import Run
 
 
+def check_not_finished(run: Run, total: int) -> None:
+    """Of a run without checkpoints: to start it again would throw away the metrics of one that is at its end.
+
+    Raises:
+        ValueError: the metrics go to `total`, on the run's x axis.
+    """
+    done = max((int(row.get(run.x) or 0) for row in run.metrics()), default=0)
+    if done >= total:
+        raise ValueError(
+            f"run: expected a checkpoint in {run.path}, found none, and its metrics go to {done:,} of {total:,}: its "
+            f"checkpoints were removed. Restore them; or, to train it once more, remove {run.metrics_path.name}, too"
+        )
+
+
 class RunRecorder:
     """Records into a run directory; a run that exists already is cut back to its newest checkpoint and goes on.
 
@@ -26,7 +40,7 @@ class RunRecorder:
     """
 
     def __init__(self, run: Run, *, total_timesteps: int, progress: bool = True, accept_changes: bool = False) -> None:
-        self.run, self._accept_changes = run, accept_changes
+        self.run, self._total, self._accept_changes = run, total_timesteps, accept_changes
         unit = "step" if run.x == STEP else "update"
         self._progress = Progress(total_timesteps, unit=unit) if progress else None
 
@@ -45,8 +59,13 @@ class RunRecorder:
         save_checkpoint(self.run.path, tensors, {**meta, "metrics": position}, step=steps)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest checkpoint, with the metrics cut back to it; None where there is none yet: from the start."""
+        """The newest checkpoint, with the metrics cut back to it; None where there is none yet: from the start.
+
+        Raises:
+            ValueError: the run is at its end and its checkpoints were removed.
+        """
         if not checkpoints(self.run.path):
+            check_not_finished(self.run, self._total)
             self.run.truncate(0)
             return None
         tensors, meta = load_checkpoint(self.run.path)

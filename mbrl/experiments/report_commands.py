@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,13 +40,15 @@ def report(
     from mbrl.experiments.summary import summarise
 
     results = read_results(named_runs(runs))
+    oracle, damaged = _gaps(results)
+    results = replace(results, warnings=(*results.warnings, *damaged))
     tasks = sorted({outcome.env_id for outcome in results.outcomes})
     budgets = {**_default_budgets(results), **{k: int(v) for k, v in _by_task("budget", budget, tasks).items()}}
     summary = summarise(results, budgets=budgets, thresholds=_by_task("threshold", threshold, tasks))
     for warning in summary.warnings:
         print(f"warning: {warning}")
     study = {"command": _command(runs, budget, threshold)}
-    print(f"report: {write_report(summary, out, study=study, oracle=_gaps(results))}")
+    print(f"report: {write_report(summary, out, study=study, oracle=oracle)}")
     return 0
 
 
@@ -122,8 +125,17 @@ def _by_task(option: str, given: Iterable[str], tasks: Iterable[str]) -> dict[st
     return found
 
 
-def _gaps(results: Results) -> list[OracleGap]:
-    """Oracle gaps that run directories have; see `mbrl oracle-gap`."""
+def _gaps(results: Results) -> tuple[list[OracleGap], list[str]]:
+    """Oracle gaps that run directories have (see `mbrl oracle-gap`), and what is to be said of damaged ones."""
     from mbrl.experiments.oracle_gap import load
+    from mbrl.experiments.provenance import DamagedError
 
-    return [gap for outcome in results.outcomes if (gap := load(outcome.path)) is not None]
+    gaps, said = [], []
+    for outcome in results.outcomes:
+        try:
+            gap = load(outcome.path)
+        except DamagedError as error:
+            said.append(f"no oracle gap of {outcome.algorithm} on {outcome.env_id}, seed {outcome.seed}: {error}")
+        else:
+            gaps += [] if gap is None else [gap]
+    return gaps, said

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mbrl.experiments.final_evaluation import read_final
+from mbrl.experiments.final_evaluation import final_or_none
 from mbrl.experiments.metrics import STEP, read_metrics
 from mbrl.experiments.run import CONFIG, Run
 from mbrl.experiments.study import Cell, cell_settings
@@ -159,6 +159,6 @@ def _flat(config: Any, name: str = "") -> dict[str, Any]:
 
 def _worth(path: Path) -> tuple[bool, int, str]:
     try:
-        return read_final(path) is None, -steps_of(path), path.name
+        return final_or_none(path) is None, -steps_of(path), path.name
     except ValueError:  # damaged: the worst
         return True, 1, path.name

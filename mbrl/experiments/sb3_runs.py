@@ -17,10 +17,11 @@ from typing import Any
 import gymnasium as gym
 
 from mbrl.experiments.agent_runs import closing, environment
-from mbrl.experiments.checkpoint import FOLDER, DamagedError, checkpoints, load_checkpoint
+from mbrl.experiments.checkpoint import FOLDER, checkpoints, load_checkpoint
 from mbrl.experiments.episode import Policy
 from mbrl.experiments.evaluate import evaluate
-from mbrl.experiments.recorder import RunRecorder
+from mbrl.experiments.provenance import DamagedError
+from mbrl.experiments.recorder import RunRecorder, check_not_finished
 from mbrl.experiments.results import FINAL
 from mbrl.experiments.run import Run
 from mbrl.experiments.sb3_presets import SB3, SB3Config
@@ -58,6 +59,8 @@ def train_sb3_run(run: Run, *, stop: Callable[[], bool] | None = None, progress:
     config, (models, training) = sb3_config(run), _modules(run.algo)
     if (steps := _finished(run, config)) is not None:
         return steps
+    if not checkpoints(run.path):
+        check_not_finished(run, config.total_timesteps)
     _clear(run)
     seed = _seed(run.seed)
     eval_env = environment(run.env_id, {})

@@ -58,7 +58,7 @@ def tune(
         jobs: Trials at once, each with one thread.
         minutes: Begin no further trial after about as many.
         ray: Run trials as tasks on the Ray cluster at this address, or on one that is started here if none is given.
-        out: Folder of the study; runs/tune__ENV__ALGORITHM by default.
+        out: Folder of the study; tune/ENV__ALGORITHM by default.
     """
     from mbrl.experiments import tune_workers as places
     from mbrl.experiments.runs import check_minutes
@@ -66,7 +66,7 @@ def tune(
 
     check_minutes(minutes)
     study = _study(algorithm, env_id, preset, space, total_timesteps, eval_every, eval_episodes, seeds, seed)
-    folder = out or Path("runs") / f"tune__{env_id.replace('/', '-')}__{algorithm}"
+    folder = out or Path("tune") / f"{env_id.replace('/', '-')}__{algorithm}"
     _announce(study, folder)
     workers = places.LocalWorkers(jobs) if ray is None else places.RayWorkers(ray[0] if ray else None, jobs)
     try:

@@ -144,6 +144,21 @@ def test_minutes_end_a_run_that_then_goes_on(trained: Any, tmp_path: Path, capsy
     assert outcome(run) == outcome(trained("sac"))
 
 
+def test_a_finished_run_without_checkpoints_is_not_trained_over(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained("sac"), tmp_path / trained("sac").name))
+    shutil.rmtree(run / "checkpoints")
+    before = (run / "metrics.jsonl").read_bytes()
+    assert main(["resume", str(run)]) == 2
+    assert f"its metrics go to {STEPS} of {STEPS}: its checkpoints were removed" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+    lines = before.splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[: len(lines) // 2]))  # killed before its first checkpoint
+    assert main(["resume", str(run)]) == 0
+    assert outcome(run) == outcome(trained("sac"))
+
+
 def test_other_settings_are_shown_and_refused(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train("sac", tmp_path, "--total-timesteps", "30")
     before = (run / "config.json").read_bytes()

@@ -20,6 +20,7 @@ from mbrl.experiments.jobs import LOG, Ending, LocalJobs
 from mbrl.experiments.live_table import LiveTable
 from mbrl.experiments.lock import locked
 from mbrl.experiments.run import Run
+from mbrl.experiments.runs import train_run
 from tests.mbrl.compare_cases import TINY, Inline, numbers
 
 
@@ -100,6 +101,42 @@ def test_an_evaluation_of_another_checkpoint_does_not_count(done, tmp_path):
     assert states(comparison) == ["waiting", "waiting", "done", "waiting"]
     assert final_evaluation(Run.open(path)).checkpoint == "000009-step128"
     assert states(prepared(folder)) == ["done", "waiting", "done", "waiting"]
+
+
+def test_a_damaged_evaluation_is_made_again(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-td3",))
+    (path,) = (folder / "runs").glob("*__sb3-a2c__0__*")
+    before = read_final(path)
+    (path / "evaluation.json").write_text("{}")
+    comparison = prepared(folder)
+    assert states(comparison) == ["waiting", "waiting", "done", "waiting"]
+    run_study(comparison, Inline())
+    assert states(comparison) == ["done"] * 4
+    assert read_final(path) == before
+
+
+def test_a_finished_run_that_cannot_be_read_is_a_failure(done, tmp_path, capsys):
+    root, out = copied(done, tmp_path, without=("sb3-td3",)) / "runs", tmp_path / "out"
+    (path,) = root.glob("*__sb3-a2c__0__*")
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    (path / "metrics.jsonl").write_text("\n".join(["garbage", *lines[1:]]) + "\n")
+    assert main([*COMMAND.split(), "--root", str(root), "--out", str(out)]) == 1
+    reason = f"{path / 'metrics.jsonl'}, line 1: expected a JSON object"
+    assert f"failed: sb3-a2c on InvertedPendulum-v5, seed 0: {reason}" in capsys.readouterr().err
+    (failure,) = json.loads((out / FILE).read_text())["failures"]
+    assert failure["reason"].startswith(reason)
+
+
+def test_a_finished_run_whose_checkpoints_were_removed_keeps_its_metrics(done, tmp_path):
+    folder = copied(done, tmp_path, without=("sb3-td3",))
+    (path,) = (folder / "runs").glob("*__sb3-a2c__0__*")
+    before = (path / "metrics.jsonl").read_bytes()
+    subprocess.run(["rm", "-r", str(path / "checkpoints")], check=True)
+    assert states(prepared(folder)) == ["done", "waiting", "done", "waiting"]
+    with pytest.raises(ValueError, match=r"its metrics go to 128 of 128: its checkpoints were removed\. Restore them"):
+        train_run(Run.open(path), progress=False)
+    assert (path / "metrics.jsonl").read_bytes() == before
+    assert (path / "evaluation.json").exists()
 
 
 def test_attempts_are_known_by_whatever_name_a_run_has(done, tmp_path, monkeypatch):

@@ -93,6 +93,17 @@ def test_a_gap_of_other_episodes_or_an_older_checkpoint_is_measured_anew(folder)
     assert [state(folder, episodes) for episodes in (2, 0)] == ["waiting", "done"]
 
 
+def test_a_damaged_gap_is_measured_anew_and_one_without_checkpoints_is_not(folder):
+    before = gaps.load(run_of(folder))
+    (run_of(folder) / gaps.FILE).write_text("{}")
+    comparison = prepared(folder, 2)
+    assert comparison.statuses[0].state == "waiting"
+    run_study(comparison, Inline(oracle_episodes=2))
+    assert gaps.load(run_of(folder)) == before
+    shutil.rmtree(run_of(folder) / "checkpoints")
+    assert state(folder, 3) == "done"
+
+
 def test_what_was_evaluated_is_what_is_named(folder):
     newest, older = sorted((run_of(folder) / "checkpoints").iterdir(), reverse=True)
     (newest / "tensors.safetensors").write_bytes(b"damaged")

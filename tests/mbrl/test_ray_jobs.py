@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from mbrl.experiments.compare import Comparison, report_study, run_study
 from mbrl.experiments.final_evaluation import read_final
@@ -48,13 +49,15 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def cluster() -> RayJobs:
+def cluster(gpu_share: float = 0.0) -> RayJobs:
     """Ray gives its own processes 30 s to start, which a busy machine may not."""
     for _ in range(3):
         try:
-            return RayJobs(jobs=2, oracle_episodes=0)
+            return RayJobs(jobs=2, gpu_share=gpu_share, oracle_episodes=0)
         except ValueError as error:
             failure = error
+            if str(error).startswith("gpu_share"):
+                break
     raise failure
 
 
@@ -62,6 +65,21 @@ def compared(folder: Path, jobs: LocalJobs | RayJobs, table: LiveTable) -> Compa
     comparison = Comparison.prepare(STUDY, root=folder / "runs", out=folder / "out", oracle_episodes=0)
     run_study(comparison, jobs, table=table)
     return comparison
+
+
+def test_numbers_that_would_wait_for_ever_are_refused():
+    for numbers_, name in (({"jobs": 0}, "jobs"), ({"gpu_share": -0.5}, "gpu_share")):
+        with pytest.raises(ValueError, match=f"{name}: expected"):
+            RayJobs(**numbers_, oracle_episodes=0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the cluster has a GPU")
+def test_a_share_of_a_gpu_that_is_not_there_is_refused():
+    ray = pytest.importorskip("ray")
+    with pytest.raises(ValueError, match=r"gpu_share: expected 0 on a cluster without a GPU, got 0.5"):
+        cluster(gpu_share=0.5)
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

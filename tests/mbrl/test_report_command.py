@@ -65,6 +65,16 @@ def test_runs_are_reported(root: Path, tmp_path: Path, capsys: pytest.CaptureFix
         assert words in page
 
 
+def test_a_damaged_oracle_gap_is_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = shutil.copytree(root / "sac", tmp_path / "runs")
+    path = sorted(runs.iterdir())[0]
+    (path / "oracle_gap.json").write_text("{}")
+    assert main(["report", str(runs), "--out", str(tmp_path / "report")]) == 0
+    warning = f"no oracle gap of sac on Pendulum-v1, seed 0: {path / 'oracle_gap.json'} is damaged"
+    assert f"warning: {warning}" in capsys.readouterr().out
+    assert warning in unescape((tmp_path / "report" / "report.html").read_text())
+
+
 def test_the_printed_command_makes_the_same_report(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With names, budgets and thresholds; csv/ and the page come out alike."""
     named = [f"first={root / 'sac'}", f"second={root / 'td3'}"]
