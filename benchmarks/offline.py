@@ -4,7 +4,8 @@
 directories under --root, on datasets that it makes where they are missing (benchmarks/offline_data.py). A seed that was
 interrupted, or stopped by `--minutes`, goes on from its newest checkpoint; a finished one is not repeated.
 With a GPU: `--data hopper-replay halfcheetah-replay --total-updates 1000000 --device cuda --minutes 10`.
-`python -m benchmarks.offline_report` makes tables. "naive" is MOPO without a penalty: MBPO on a fixed buffer.
+`python -m benchmarks.offline_report` makes tables. "naive" is MOPO without a penalty, all else alike; "mbpo" has
+rollouts of one step besides, as MBPO has them for the pole: as many model rows, each from a row of the data.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from mbrl.learners.networks import mlp
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {}),
+    "mbpo": ("mopo", {"penalty": "none", "rollout_length": 1, "rollout_starts": 5_000}),
     "naive": ("mopo", {"penalty": "none"}),
     **{name: (name, {}) for name in ("mopo", "combo", "mobile", "cql", "iql", "awac", "td3bc")},
 }
