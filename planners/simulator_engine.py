@@ -55,6 +55,8 @@ def make_engine(models: Sequence[Any], frame_skip: int, threads: int, fields: tu
     if len(known) < len(fields):
         missing = next(name for name in fields if name not in known)
         raise ValueError(f"fields: expected names of MjData's arrays, such as xpos or sensordata, got {missing!r}")
+    if len(models) > 1:  # MuJoCo's batch knows what has to agree; one of its own, for it then holds other models
+        _same_layout(lambda: Batch(models[0], len(models), 1).set_models(models))
     kind = DataEngine if POST_CONSTRAINT & set(fields) else BatchEngine
     return kind(models, frame_skip, threads, fields)
 
@@ -68,8 +70,6 @@ class BatchEngine:
     def __init__(self, models: Sequence[Any], frame_skip: int, threads: int, fields: tuple[str, ...]) -> None:
         self._models, self._frame_skip, self._threads, self._fields = models, frame_skip, threads, fields
         self._make(len(models))
-        if len(models) > 1:
-            _same_layout(lambda: self._batch.set_models(models))
 
     def advance(self, physics: Floats, ctrl: Floats, world: NDArray[np.int64]) -> Advanced:
         rows = self._load(physics, world)
@@ -127,8 +127,6 @@ class DataEngine:
 
     def __init__(self, models: Sequence[Any], frame_skip: int, threads: int, fields: tuple[str, ...]) -> None:
         self._models, self._frame_skip, self._threads, self._fields = models, frame_skip, threads, fields
-        if len(models) > 1:  # MuJoCo's batch knows what has to agree
-            _same_layout(lambda: Batch(models[0], len(models), 1).set_models(models))
         self._data = [[mujoco.MjData(model) for model in models] for _ in range(threads)]
         self._shapes = [getattr(self._data[0][0], name).shape for name in fields]
         self._pool: ThreadPoolExecutor | None = None  # made when there is work for more than one thread

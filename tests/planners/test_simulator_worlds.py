@@ -134,6 +134,16 @@ def test_one_particle_lives_in_the_nominal_model(fields: tuple[str, ...]) -> Non
     assert torch.equal(model.step(model.state_of(data), action[:1])[0].physics, expected.physics[:1])
 
 
+@pytest.mark.parametrize("fields", [(), ("cfrc_ext",)], ids=["batch", "data"])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+def test_rows_of_no_world_are_nominal_from_the_first_call_on(rows: int, fields: tuple[str, ...]) -> None:
+    """As many rows as there are models, or fewer: nothing is made anew for them."""
+    model, nominal, action = slider(MASSES, fields=fields), slider(), torch.ones(rows, 1, dtype=torch.float64)
+    after, _ = model.step(model.reset(torch.zeros(rows, 2)), action)
+    expected, _ = nominal.step(nominal.reset(torch.zeros(rows, 2)), action)
+    assert torch.equal(after.physics, expected.physics)
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, as forward mode is loaded
 @pytest.mark.parametrize("derivatives", ["differences", "transition_fd"])
 def test_derivatives_are_those_of_the_model_that_a_row_lives_in(derivatives: Any) -> None:
