@@ -85,7 +85,8 @@ def curvature(dynamics: Smooth[Any], state: Any, action: Float[Tensor, "rows act
         basis = torch.eye(width, dtype=action.dtype, device=action.device)
         one, other = basis[first].repeat(rows, 1), basis[second].repeat(rows, 1)
         zero = torch.zeros_like(one)
-        along = torch.func.jvp(lambda z: torch.func.jvp(change, (z,), (one,))[1], (zero,), (other,))[1]
+        with torch.enable_grad():  # without it torch takes formulas, SiLU's say, that it can't differentiate again
+            along = torch.func.jvp(lambda z: torch.func.jvp(change, (z,), (one,))[1], (zero,), (other,))[1]
         return _symmetric(along.view(rows, pairs, size).mT, first, second, width)
 
     return _in_parts(part, (state, action, reached), pairs)

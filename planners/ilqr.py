@@ -99,6 +99,7 @@ class ILQR:
         like = first_leaf(start)
         return ILQRMemory(self._initial(like).repeat(len(like), self.horizon, 1))
 
+    @torch.no_grad()
     def plan(
         self,
         problem: Problem,
@@ -140,6 +141,7 @@ class ILQR:
     def advance(self, problem: Problem, memory: ILQRMemory, action: Tensor, start: Any) -> ILQRMemory:
         return ILQRMemory(torch.cat([memory.actions[:, 1:], memory.actions[:, -1:]], 1))
 
+    @torch.no_grad()
     def action(self, problem: Problem, plan: Plan, age: Tensor, state: Any) -> Tensor:
         rows = torch.arange(len(age), device=age.device)
         action = plan.actions[rows, age]

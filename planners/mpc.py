@@ -138,9 +138,10 @@ class MPC:
         single = rows.dim() == 1
         start = self.problem.dynamics.reset(rows.unsqueeze(0) if single else rows)
         action, state = self.predict_from(start, state, episode_start)
-        array = action.detach().cpu().numpy()
+        array = action.cpu().numpy()
         return (array[0] if single else array), state
 
+    @torch.no_grad()
     def predict_from(
         self, start: Any, state: MPCState | None = None, episode_start: ArrayLike | None = None
     ) -> tuple[Tensor, MPCState]:

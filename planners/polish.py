@@ -82,6 +82,7 @@ class Polished:
         held = self.planner.plan(problem, start, memory, generator=generator.clone_state(), stop=lambda: True)
         return PolishedMemory(memory, held.actions)
 
+    @torch.no_grad()
     def plan(
         self,
         problem: Problem,

@@ -113,6 +113,7 @@ class SamplingPlanner(Protocol):
         phase = torch.zeros(len(like), dtype=torch.long, device=like.device)
         return SamplingMemory(mean, self._initial_variance(mean), copies(mean, self.keep), phase)
 
+    @torch.no_grad()
     def plan(
         self,
         problem: Problem,
