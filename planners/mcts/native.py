@@ -61,13 +61,17 @@ class NativeDynamics:
     def step(
         self, state: Float[Tensor, "rows obs"], action: Int[Tensor, "rows"], *, generator: Generator | None = None
     ) -> tuple[Tensor, Step]:
-        if self.stochastic and generator is None:
-            raise ValueError("generator: this model has no mean transition; plan with stochastic=True")
+        self._check_drawn(generator is not None)
         next_state, reward = torch.empty_like(state), state.new_empty(len(state))
         ended = torch.empty(len(state), dtype=torch.bool)
         arrays = (x.numpy() for x in (state.contiguous(), action, next_state, reward, ended))
         kernels_native.step_rows(self.transition, *arrays, _streams(len(state), generator))
         return next_state, Step(next_state, reward, ended)
+
+    def _check_drawn(self, drawn: bool) -> None:
+        """Raise ValueError where outcomes are random, and are not `drawn`."""
+        if self.stochastic and not drawn:
+            raise ValueError("generator: this model has no mean transition; plan with stochastic=True")
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,16 @@ class NativeFunctions(NamedTuple):
     evaluation: Callable[..., Any]
 
 
-def native_functions(problem: Problem, evaluator: Evaluator) -> NativeFunctions | None:
-    """The numba functions of model and evaluator; None where one of them is not compiled."""
+def native_functions(problem: Problem, evaluator: Evaluator, drawn: bool) -> NativeFunctions | None:
+    """The numba functions of model and evaluator; None where one of them is not compiled.
+
+    Raises:
+        ValueError: outcomes are random, and are not `drawn`.
+    """
     model = problem.dynamics
     if not isinstance(model, NativeDynamics):
         return None
+    model._check_drawn(drawn)
     if isinstance(evaluator, NativeEvaluator):
         return NativeFunctions(model.transition, evaluator.function)
     if not isinstance(evaluator, Rollouts) or evaluator.problem is not problem or problem.terminal_value is not None:

@@ -95,7 +95,7 @@ def _simulate(
     if compiled:
         from planners.mcts.native import NativeSearch, native_functions
 
-        if (functions := native_functions(problem, evaluator)) is not None:
+        if (functions := native_functions(problem, evaluator, settings.stochastic)) is not None:
             luck.manual_seed(seeds[1][-1])  # evaluating the roots has moved it, or not, as neighbours needed
             native = NativeSearch(functions, tree, rule, root, limits, settings.stochastic, luck)
             while done < settings.simulations and not stop():

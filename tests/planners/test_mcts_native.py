@@ -106,5 +106,10 @@ def test_bad_input():
         NativeDynamics(lambda state: 0, 2)
     with pytest.raises(ValueError, match="no mean transition; plan with stochastic=True"):
         NativeDynamics(coin, 2, stochastic=True).step(START, torch.zeros(3, dtype=torch.long))
+    luck = Problem(NativeDynamics(coin, 2, stochastic=True))
+    for compiled in (True, False):
+        for evaluator in (NativeEvaluator(critic, 3), None):
+            with pytest.raises(ValueError, match="no mean transition; plan with stochastic=True"):
+                make_plan(UCT(3, 20, evaluator=evaluator, rollout=2, compiled=compiled), luck)
     with pytest.raises(ValueError, match=r"obs: expected shape \[rows, 2\]"):
         PROBLEM.dynamics.reset(torch.zeros(3, 4))
