@@ -11,29 +11,41 @@ Clock = Callable[[], float]
 
 
 class Deadline:
-    """A `stop` for `Planner.plan`: True when another iteration would end after the deadline.
+    """A `stop` for `Planner.plan`: True when the plan would end after the deadline with another iteration.
 
-    Another iteration is taken to last as long as the longest one so far; the first one always runs, unless the
-    deadline has passed already. So a plan is late by one iteration at most, and as a rule not at all.
+    Another iteration is taken to last as long as the longest one so far. The first one always runs, unless the
+    deadline has passed already. So a plan is late where an iteration, or what comes after the last one, takes longer
+    than expected, and where the first one and what comes after it take longer than there is.
 
     Args:
         start: when the time began to run, by the clock.
         seconds: what may be used.
         clock: seconds, monotonic.
+        reserve: seconds that the planner takes to finish once it is told to stop, for a last rollout, say; None: as
+            long as an iteration.
     """
 
-    def __init__(self, start: float, seconds: float, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self, start: float, seconds: float, clock: Clock = time.perf_counter, reserve: float | None = None
+    ) -> None:
         self._clock = clock
         self._end = start + seconds
+        self._reserve = reserve
         self._last: float | None = None
         self._longest = 0.0
+        self.stopped: float | None = None
+        """When it was True for the first time, by the clock."""
 
     def __call__(self) -> bool:
         now = self._clock()
+        needed = 0.0
         if self._last is not None:
             self._longest = max(self._longest, now - self._last)
+            needed = self._longest + (self._longest if self._reserve is None else self._reserve)
         self._last = now
-        return now + self._longest >= self._end
+        if self.stopped is None and now + needed >= self._end:
+            self.stopped = now
+        return self.stopped is not None
 
 
 class LatencySummary(NamedTuple):

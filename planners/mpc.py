@@ -49,8 +49,8 @@ class MPC:
         seed: of all randomness.
         replan_every: steps that are executed of each plan (open loop, unless the planner has feedback).
         deadline_ms: milliseconds that a plan may take, of a planner that is anytime: it then returns the best so far.
-            It is late by one iteration at most. How many iterations it gets depends on the machine: with a deadline the
-            same seed no longer gives the same numbers.
+            What a planner takes to finish, once it is told to stop, is known from the plan before. How many iterations
+            it gets depends on the machine: with a deadline the same seed no longer gives the same numbers.
         delay: steps between the choice of an action and its execution, as real actuators have them. Plans start from
             the state that the model predicts after the actions under way; the first actions of an episode are the
             planner's initial ones.
@@ -92,6 +92,7 @@ class MPC:
         self.delay = delay
         self.on_invalid = on_invalid
         self.latency = Latency()
+        self._finish: float | None = None  # seconds from when the last deadline stopped a plan to the plan's end
         self._state: MPCState | None = None
 
     def reset(self) -> None:
@@ -218,9 +219,12 @@ class MPC:
     def _plan(self, start: Any, memory: Any, generator: torch.Generator, began: float) -> Plan:
         seconds = None if self.deadline_ms is None else self.deadline_ms / 1e3
         clock = _clock(generator.device)
-        stop = never if seconds is None else Deadline(began, seconds, clock)
-        plan = self.planner.plan(self.problem, start, memory, generator=generator, stop=stop)
-        self.latency.record(clock() - began, seconds)
+        deadline = None if seconds is None else Deadline(began, seconds, clock, self._finish)
+        plan = self.planner.plan(self.problem, start, memory, generator=generator, stop=deadline or never)
+        ended = clock()
+        self.latency.record(ended - began, seconds)
+        if deadline is not None and deadline.stopped is not None:
+            self._finish = ended - deadline.stopped
         return plan
 
     def _choose(self, plan: Plan, age: Tensor, start: Any, last: Tensor | None, fresh: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class Polished:
 
     iLQR starts from the better of the sampler's new plan and of the last plan, shifted; it refines on the mean
     transition, but what counts is the score under the problem as it is, particles and risk included. Between replans,
-    `action` adds iLQR's feedback.
+    `action` adds iLQR's feedback. Four rollouts stand around the iterations of the two, so that a deadline has to leave
+    time for more than an iteration.
 
     Args:
         planner: finds the plan; with a `box` and a `horizon`.
@@ -94,17 +95,21 @@ class Polished:
     ) -> Plan:
         # All candidates meet the same draws, which are not those of the sampler.
         judge = generator.clone_state()
-        stopped = stop()
+        answers: list[bool] = []
 
         def halt() -> bool:
-            return stopped or stop()
+            answers.append(any(answers[-1:]) or stop())
+            return answers[-1]
 
         found = self.planner.plan(problem, start, memory.sampler, generator=generator, stop=halt)
+        stopped_at_once = any(answers[:1])
+        halt()  # here and below, lest a deadline take what lies between the iterations of the two for one of them
         held = self._score(problem, start, memory.actions, judge)
         best = held
-        if not stopped:  # else the plan is what memory holds
+        if not stopped_at_once:  # else the plan is what memory holds
             fresh = self._score(problem, start, found.actions, judge)
             best = where_rows(fresh.value > held.value, fresh, held)
+        halt()
         mean_problem = replace(problem, particles=1, risk=mean)
         refined = self.ilqr.plan(
             mean_problem, start, ILQRMemory(best.actions), generator=judge.clone_state(), stop=halt

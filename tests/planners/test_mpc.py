@@ -1,6 +1,7 @@
 """MPC: batches of environments, episode starts, replanning, seeds, invalid plans, and stable-baselines3's calling."""
 
 import time
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -307,8 +308,16 @@ class SlowClock:
         return transition(x, u)
 
 
-@pytest.mark.parametrize(("seconds", "iterations"), [(0.1, 1), (4.5, 1), (8.5, 2), (13.0, 3), (1e3, 9)])
-def test_a_deadline_stops_before_the_iteration_that_would_be_late(seconds, iterations):
+@pytest.mark.parametrize(
+    ("seconds", "reserve", "iterations"),
+    [
+        *[(0.1, 0.0, 1), (4.5, 0.0, 1), (8.5, 0.0, 2), (13.0, 0.0, 3), (1e3, 0.0, 9)],
+        *[(0.1, 4.0, 1), (8.5, 4.0, 1), (13.0, 4.0, 2), (15.9, 4.0, 2), (16.1, 4.0, 3), (1e3, 4.0, 9)],
+        *[(13.0, None, 2), (16.1, None, 3), (1e3, None, 9)],
+        *[(13.0, 1e3, 1)],
+    ],
+)
+def test_a_deadline_stops_before_the_iteration_that_would_be_late(seconds, reserve, iterations):
     """An iteration of 4 model steps takes 4 s on this clock; the first one runs in any case."""
     clock = SlowClock(1.0)
     planner = CEM(BOX, 4, population=20, elites=4, iterations=9, min_variance=0.0)
@@ -318,10 +327,39 @@ def test_a_deadline_stops_before_the_iteration_that_would_be_late(seconds, itera
     problem.dynamics.step(
         start, torch.zeros(3, 1, dtype=start.dtype)
     )  # what is checked at the first step takes one more
-    stop = Deadline(clock(), seconds, clock)
+    began, stop = clock(), Deadline(clock(), seconds, clock, reserve)
     plan = planner.plan(problem, start, memory, generator=torch.Generator(), stop=stop)
     assert plan.info.iterations.tolist() == [iterations] * 3
     assert 4 * iterations <= max(seconds, 4.0)
+    assert stop.stopped == (None if iterations == 9 else began + 4 * iterations)
+    if reserve != 0.0:  # there is time for the rollout of the mean
+        assert clock() - began <= max(seconds, 8.0)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")  # torch's own, as forward mode is loaded
+@pytest.mark.parametrize("milliseconds", [25.0, 47.0, 100.0])
+@pytest.mark.parametrize(
+    "planner",
+    [
+        CEM(BOX, 4, population=20, elites=4, iterations=90, min_variance=0.0),
+        MPPI(BOX, 4, population=20, iterations=90),
+        ICEM(BOX, 4, population=20, iterations=90),
+        Polished(CEM(BOX, 4, population=20, elites=4, iterations=90, min_variance=0.0), ILQR(BOX, 4)),
+    ],
+    ids=lambda planner: type(planner).__name__,
+)
+def test_deadlines_are_kept_and_used(planner, milliseconds, monkeypatch):
+    """A model step takes 1 ms on this clock, so that CEM's iteration, and the rollout of its mean, take 4 ms."""
+    clock = SlowClock(1e-3)
+    monkeypatch.setattr("planners.mpc.time", SimpleNamespace(perf_counter=clock))
+    mpc = MPC(planner, Problem(FunctionDynamics(clock.transition, reward)), deadline_ms=milliseconds)
+    state = None
+    for _ in range(5):
+        before = clock()
+        _, state = mpc.predict(OBS, state)
+    assert milliseconds - 4.0 <= 1e3 * (clock() - before)
+    first = type(planner) is Polished  # which does not know yet what it takes to finish
+    assert mpc.latency.summary().missed <= first
 
 
 def test_a_plan_under_a_deadline_is_the_best_so_far_and_its_latency_is_collected():
