@@ -47,7 +47,8 @@ class MPC:
         planner: how to plan.
         problem: what to plan for.
         seed: of all randomness.
-        replan_every: steps that are executed of each plan (open loop, unless the planner has feedback).
+        replan_every: steps that are executed of each plan (open loop, unless the planner has feedback); fewer where
+            the plan is shorter, as tree search's may be (`plan.info.length`).
         deadline_ms: milliseconds that a plan may take, of a planner that is anytime: it then returns the best so far.
             What a planner takes to finish, once it is told to stop, is known from the plan before. How many iterations
             it gets depends on the machine: with a deadline the same seed no longer gives the same numbers.
@@ -158,7 +159,8 @@ class MPC:
         if state is None:
             need, plan, age = fresh, None, torch.zeros(len(like), dtype=torch.long, device=like.device)
         else:
-            need, plan, age = fresh | (state.age >= self.replan_every), state.plan, state.age
+            plan, age = state.plan, state.age
+            need = fresh | (age >= self.replan_every) | (age >= getattr(plan.info, "length", self.replan_every))
         if plan is None or need.any():
             made = self._plan(start, memory, generator, began)
             plan = made if plan is None else where_rows(need, made, plan)

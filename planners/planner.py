@@ -23,7 +23,8 @@ class Plan(NamedTuple):
     memory: Any
     """The warm start of the next plan."""
     info: Any
-    """A NamedTuple of diagnostics and of what `Planner.action` needs."""
+    """A NamedTuple of diagnostics and of what `Planner.action` needs. Where plans may end before the horizon, a field
+    `length` [batch] (long) says after how many actions: `MPC` then plans anew."""
 
 
 def never() -> bool:

@@ -20,11 +20,13 @@ def arrays_of(tree: Tree) -> kernels.Arrays:
     return kernels.Arrays(*(field.numpy() for field in tree[1:]))
 
 
-def compiled_line(tree: Tree, first: Int[Tensor, "batch"], horizon: int) -> Int[Tensor, "batch horizon"]:
+def compiled_line(
+    tree: Tree, first: Int[Tensor, "batch"], horizon: int
+) -> tuple[Int[Tensor, "batch horizon"], Int[Tensor, "batch"]]:
     """As `results.principal_line`."""
-    line = torch.zeros(len(first), horizon, dtype=torch.long)
-    kernels_results.principal_line(arrays_of(tree), first.numpy(), line.numpy())
-    return line
+    line, length = torch.zeros(len(first), horizon, dtype=torch.long), torch.zeros_like(first)
+    kernels_results.principal_line(arrays_of(tree), first.numpy(), line.numpy(), length.numpy())
+    return line, length
 
 
 def compiled_best_values(tree: Tree, discount: float) -> Float[Tensor, "batch actions"]:

@@ -7,12 +7,13 @@ from planners.mcts.kernels import Array, Arrays
 
 
 @njit(cache=True, error_model="numpy")
-def principal_line(t: Arrays, first: Array, line: Array) -> None:
-    """Fill line [batch, horizon], 0 before, with the most visited actions after `first`."""
+def principal_line(t: Arrays, first: Array, line: Array, length: Array) -> None:
+    """Fill line [batch, horizon] and length [batch], 0 before, by `results.principal_line`."""
     for b in range(len(first)):
         n, a, step = 0, first[b], 0
         while n >= 0 and t.size[b] > 0 and step < line.shape[1]:
             line[b, step] = a
+            length[b] += t.visits[b, n, a] > 0
             step += 1
             n = _most_visited_outcome(t, b, n, a)
             if n >= 0:

@@ -40,6 +40,8 @@ class SearchInfo(NamedTuple):
     """The tree has no free slot: what was found last is counted but not stored. Give more `capacity`."""
     simulations: Int[Tensor, "batch"]
     """Simulations of this plan."""
+    length: Int[Tensor, "batch"]
+    """How many of the plan's actions the search has taken, one after the other: `MPC` executes no others."""
 
 
 class Settings(Protocol):

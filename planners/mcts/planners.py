@@ -4,7 +4,8 @@ All three take these arguments:
 
     actions      number of actions, 0 to actions - 1 (`action_count(space)` tells it of a Gymnasium space).
     simulations  of a plan; `stop` is asked in between.
-    horizon      depth of the tree, and length of `Plan.actions`: the most visited line, with 0 after its end.
+    horizon      depth of the tree, and length of `Plan.actions`: the most visited line, with 0 after its end; the
+                 search has taken the first `plan.info.length` of them.
     evaluator    priors, values, valid actions and side to move; None: see each planner.
     rollout      without an evaluator: steps of a default-policy rollout (`Rollouts`), 0: the problem's terminal value.
     backup       UCT and PUCT: "mean": a node is worth the mean of its returns, and the most visited action is executed.

@@ -38,9 +38,11 @@ def _favourite(edges: Edges) -> Tensor:
     return merit.masked_fill((visits != most) | ~edges.mask, -torch.inf).argmax(1)
 
 
-def result_of(rule: Rule, memory: SearchMemory, line: Tensor, best: Tensor | None, obs: Tensor, done: int) -> Plan:
-    """The plan of a search whose line is `line`, with `best` as Q of the root's actions; None: the means."""
-    tree, choice = memory.tree, memory.choice
+def result_of(
+    rule: Rule, memory: SearchMemory, line: tuple[Tensor, Tensor], best: Tensor | None, obs: Tensor, done: int
+) -> Plan:
+    """The plan of a search with this `principal_line`, and with `best` as Q of the root's actions; None: the means."""
+    tree, choice, (actions, length) = memory.tree, memory.choice, line
     rows = torch.arange(len(choice), device=choice.device)
     visits, total, mask = tree.visits[:, 0], tree.total[:, 0], tree.mask[:, 0]
     edges = edges_of(tree, torch.zeros_like(choice))
@@ -63,28 +65,33 @@ def result_of(rule: Rule, memory: SearchMemory, line: Tensor, best: Tensor | Non
         nodes=tree.size.clone(),
         full=tree.size >= tree.slots - 1,
         simulations=torch.full_like(choice, done),
+        length=length,
     )
     value = torch.where(valid, value, -torch.inf).to(obs)
-    return Plan(line, value, valid, memory, info)
+    return Plan(actions, value, valid, memory, info)
 
 
-def principal_line(tree: Tree, first: Tensor, horizon: int) -> Int[Tensor, "batch horizon"]:
-    """`first`, and from there on the most visited actions, along the most visited outcomes.
+def principal_line(
+    tree: Tree, first: Tensor, horizon: int
+) -> tuple[Int[Tensor, "batch horizon"], Int[Tensor, "batch"]]:
+    """`first`, and from there on the most visited actions, along the most visited outcomes; and how many were visited.
 
     In the last node, where nothing was visited yet, it is the action with the highest prior; beyond it, 0.
     """
     counts = 1 + tree.visits.sum(2)
     index = torch.arange(tree.slots, device=first.device)
     used = index < tree.size[:, None]
-    slot, action = torch.zeros_like(first), first
+    rows = torch.arange(len(first), device=first.device)
+    slot, action, length = torch.zeros_like(first), first, torch.zeros_like(first)
     line = torch.zeros(len(first), horizon, dtype=torch.long, device=first.device)
     inside = tree.size > 0
     for t in range(horizon):
         line[:, t] = torch.where(inside, action, 0)
+        length += inside & (tree.visits[rows, slot, action] > 0)
         outcomes = used & (tree.parent == slot[:, None]) & (tree.action == action[:, None]) & inside[:, None]
         inside = outcomes.any(1)
         if not bool(inside.any()):
             break
         slot = torch.where(outcomes, counts, NONE).argmax(1)
         action = _favourite(edges_of(tree, slot))
-    return line
+    return line, length

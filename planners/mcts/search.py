@@ -127,7 +127,7 @@ def _best_values(settings: Settings, problem: Problem, tree: Tree) -> Tensor:
     return compiled_best_values(tree, problem.discount)
 
 
-def _line(settings: Settings, memory: SearchMemory) -> Tensor:
+def _line(settings: Settings, memory: SearchMemory) -> tuple[Tensor, Tensor]:
     if not use_compiled(settings, memory.tree):
         return principal_line(memory.tree, memory.choice, settings.horizon)
     from planners.mcts.compiled import compiled_line
