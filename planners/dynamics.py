@@ -122,7 +122,6 @@ class FunctionDynamics:
         self.noise = noise
         self.derivatives = derivatives
         self._checked = False
-        self._ends: Tensor | None = None
         self._differentiable = False
 
     @property
@@ -152,7 +151,7 @@ class FunctionDynamics:
             next_state = next_state + noise
         reward = self.reward(state, action, next_state)
         ends = self.termination
-        terminated = self._no_ends(state) if ends is None else ends(state, action, next_state)
+        terminated = _no_ends(state) if ends is None else ends(state, action, next_state)
         if not checked:
             check_result("reward", reward, rows, state.dtype)
             check_result("termination", terminated, rows, torch.bool)
@@ -172,14 +171,8 @@ class FunctionDynamics:
         states, shape = torch.stack(path), actions.shape[:2]
         before, after, flat = states[:-1].flatten(0, 1), states[1:].flatten(0, 1), actions.flatten(0, 1)
         reward, ends = self.reward(before, flat, after).view(shape), self.termination
-        terminated = self._no_ends(flat) if ends is None else ends(before, flat, after)
+        terminated = _no_ends(flat) if ends is None else ends(before, flat, after)
         return path[-1], Step(states[1:], reward, terminated.view(shape))
-
-    def _no_ends(self, state: Tensor) -> Tensor:
-        """False for each row, made once for each number of rows: beside a short function, it would cost time."""
-        if self._ends is None or len(self._ends) != len(state) or self._ends.device != state.device:
-            self._ends = torch.zeros(len(state), dtype=torch.bool, device=state.device)
-        return self._ends
 
     def difference(self, state: Tensor, reference: Tensor) -> Tensor:
         return state - reference
@@ -206,6 +199,11 @@ class FunctionDynamics:
             check_differentiable("transition", self.transition, state, action)
             check_differentiable("reward", self.reward, state, action, next_state, constant=True)
             self._differentiable = True
+
+
+def _no_ends(rows: Tensor) -> Bool[Tensor, "rows"]:
+    """False for each row: a tensor of its own for each step, for callers may write into what they were given."""
+    return torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
 
 
 def check_differentiable(name: str, function: Callable[..., Tensor], *inputs: Tensor, constant: bool = False) -> None:

@@ -35,6 +35,26 @@ def test_episodes_never_terminate_without_a_termination():
     assert FunctionDynamics(transition, reward).step(X, U)[1].terminated.tolist() == [False] * 3
 
 
+def test_who_marks_ends_in_a_step_marks_them_in_no_other():
+    class Fenced(FunctionDynamics):
+        """Ends beyond 1."""
+
+        def step(self, state, action, *, generator=None):
+            state, step = super().step(state, action, generator=generator)
+            step.terminated[state[:, 0] > 1] = True
+            return state, step
+
+    problem = Problem(Fenced(lambda x, u: x + u, lambda x, u, next_x: torch.ones_like(x[:, 0])))
+    jump_or_stay = torch.tensor([[3.0, 0.0, 0.0], [0.0, 0.0, 0.0]]).view(1, 2, 3, 1)
+    for actions, scores in ((jump_or_stay, [[1.0, 3.0]]), (0 * jump_or_stay, [[3.0, 3.0]])):
+        assert evaluate_plans(problem, torch.zeros(1, 1), actions, generator=torch.Generator())[0].tolist() == scores
+    dynamics = FunctionDynamics(transition, reward)
+    dynamics.step(X, U)[1].terminated.fill_(True)
+    dynamics.unroll(X, U.expand(2, 3, 1), generator=torch.Generator())[1].terminated.fill_(True)
+    assert not dynamics.step(X, U)[1].terminated.any()
+    assert not dynamics.unroll(X, U.expand(2, 3, 1), generator=torch.Generator())[1].terminated.any()
+
+
 def test_noise_is_added_with_a_generator_only_and_rewards_see_it():
     dynamics = FunctionDynamics(
         transition, reward, noise=lambda x, u, g: torch.randn(x.shape, generator=g, dtype=x.dtype)
