@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Order = Literal["zero", "linear", "cubic"]
@@ -22,7 +22,8 @@ class Knots:
     """Interpolation of action sequences.
 
     Args:
-        count: knots that span the horizon.
+        count: at most so many knots span the horizon. They stand a whole number of steps apart, so that fewer may do,
+            and no step reads those beyond: for 20 steps, 6 knots of order "zero" stand where 5 do.
         order: "zero": the action is held from knot to knot; "linear"; "cubic": Catmull-Rom splines, which need the
             knot before the window as well (one value more) and may overshoot (planners clamp them to the box).
 
@@ -65,9 +66,16 @@ class Knots:
     def fit(
         self, actions: Float[Tensor, "batch plans horizon act"], phase: Int[Tensor, "batch"], horizon: int
     ) -> Float[Tensor, "batch plans size act"]:
-        """The knot values whose sequences come nearest to `actions`, in the sense of least squares."""
-        inverse = torch.linalg.pinv(self._matrices(horizon)).to(actions)
+        """The knot values whose sequences come nearest to `actions`, in the sense of least squares.
+
+        Knots that no step reads have the value of the nearest one that is read.
+        """
+        inverse = _inverses(self.count, self.order, horizon, self.interval(horizon)).to(actions)
         return torch.einsum("bkh,bpha->bpka", inverse[phase], actions)
+
+    def read(self, phase: Int[Tensor, "batch"], horizon: int) -> Bool[Tensor, "batch size"]:
+        """Which values have an effect on some step of the window."""
+        return _read(self._matrices(horizon)).to(phase.device)[phase]
 
     def _matrices(self, horizon: int) -> Float[Tensor, "phases horizon size"]:
         return _matrices(self.count, self.order, horizon, self.interval(horizon))
@@ -84,6 +92,21 @@ def _matrices(count: int, order: Order, horizon: int, interval: int) -> Float[Te
                 # Beyond the last knot its value is held.
                 result[phase, step, min(segment + offset, count - 1) + behind] += weight
     return result
+
+
+@lru_cache(maxsize=64)
+def _inverses(count: int, order: Order, horizon: int, interval: int) -> Float[Tensor, "phases size horizon"]:
+    matrices = _matrices(count, order, horizon, interval)
+    read = _read(matrices).long()
+    size = read.shape[1]
+    # A stretch of all knots is read; what is not lies before it or behind it.
+    first, last = read.argmax(1, keepdim=True), size - 1 - read.flip(1).argmax(1, keepdim=True)
+    nearest = torch.arange(size).expand_as(read).clamp(first, last)
+    return torch.linalg.pinv(matrices).gather(1, nearest.unsqueeze(-1).expand(-1, -1, horizon))
+
+
+def _read(matrices: Float[Tensor, "phases horizon size"]) -> Bool[Tensor, "phases size"]:
+    return (matrices != 0).any(1)
 
 
 def _weights(order: Order, u: float) -> list[tuple[int, float]]:

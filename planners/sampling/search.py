@@ -176,8 +176,10 @@ class SamplingPlanner(Protocol):
         """Which elements go on; None: all, without looking."""
         if self.min_variance == 0:
             return None
-        threshold = self.min_variance * self._half_range(memory.mean) ** 2
-        return (memory.variance >= threshold).flatten(1).any(1)
+        large = memory.variance >= self.min_variance * self._half_range(memory.mean) ** 2
+        if self.knots is not None:  # the variance of values without effect does not shrink
+            large = large & self.knots.read(memory.phase, self.horizon).unsqueeze(-1)
+        return large.flatten(1).any(1)
 
     def _iterate(
         self,

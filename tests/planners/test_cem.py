@@ -1,11 +1,12 @@
 """CEM against the Riccati optimum, and the laws of its sampling and of its updates."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from planners import CEM, Box, FunctionDynamics, Problem, RandomShooting, evaluate_plans
+from planners import CEM, Box, FunctionDynamics, Knots, Problem, RandomShooting, evaluate_plans
 from planners.sampling import search
 from planners.sampling.noise import truncated_normal
 from planners.testing import lq_reference
@@ -43,6 +44,17 @@ def make_plan(planner, problem, start, seed=0, memory=None):
 
 def memory_of(planner, mean, variance):
     return planner.init(PROBLEM, START, generator=generator())._replace(mean=mean, variance=variance)
+
+
+def test_knots_that_no_step_reads_keep_no_element_going():
+    """It stops after the first iteration that leaves a small variance on all knots that matter."""
+    planner = CEM(Box(-1.0, 1.0, 1), 20, 100, 10, iterations=60, knots=Knots(6, "zero"))
+    toy = Problem(FunctionDynamics(lambda x, u: x, lambda x, u, y: -(u[:, 0] - 0.3).square()))
+    start = torch.zeros(1, 1)
+    plan = make_plan(planner, toy, start)
+    before = make_plan(replace(planner, iterations=int(plan.info.iterations[0]) - 1), toy, start)
+    assert plan.memory.variance[:, :5].max() < planner.min_variance <= before.memory.variance[:, :5].max()
+    assert plan.memory.variance[:, 5].max() > planner.min_variance  # no step of the window reads it
 
 
 @pytest.fixture

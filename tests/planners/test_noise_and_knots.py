@@ -73,3 +73,26 @@ def test_the_fit_of_a_sequence_of_knots_is_that_sequence(order, phase):
     actions = knots.actions(values, phases, horizon)
     again = knots.actions(knots.fit(actions, phases, horizon), phases, horizon)
     torch.testing.assert_close(again, actions)
+
+
+@pytest.mark.parametrize("order", ["zero", "linear", "cubic"])
+@pytest.mark.parametrize(("count", "horizon"), [(5, 20), (6, 20), (9, 12), (12, 32), (30, 50), (10, 25), (7, 7)])
+def test_knots_that_no_step_reads_have_no_effect_and_hold_the_value_beside_them(order, count, horizon):
+    knots = Knots(count, order)
+    phases = torch.arange(knots.interval(horizon))
+    read = knots.read(phases, horizon)
+    values = torch.randn(len(phases), 1, knots.size(horizon), 1, generator=generator(), dtype=torch.float64)
+    moved = torch.where(read[:, None, :, None], values, values + 1)
+    assert torch.equal(knots.actions(moved, phases, horizon), knots.actions(values, phases, horizon))
+    constant = torch.full((len(phases), 1, horizon, 1), 7.5, dtype=torch.float64)
+    fit = knots.fit(constant, phases, horizon)
+    torch.testing.assert_close(fit, torch.full_like(fit, 7.5))
+
+
+def test_which_knots_are_read_by_hand():
+    assert Knots(6, "zero").read(torch.tensor([0, 1]), 20).tolist() == [[True] * 5 + [False], [True] * 6]
+    # Every second step has a knot: at phase 0 the window of 12 ends between two, at phase 1 on one.
+    read = Knots(9, "linear").read(torch.tensor([0, 1]), 12)
+    assert read.sum(1).tolist() == [7, 7]
+    # A knot on each step: neither that before the window nor any other is needed to get between them.
+    assert Knots(3, "cubic").read(torch.tensor([0]), 3).tolist() == [[False, True, True, True]]
