@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from planners.dynamics import Step
 from planners.env_streams import find_stream
+from planners.rows import repeat_rows
 
 _SHARED = {"env", "spec", "metadata", "action_space", "observation_space", "_np_random", "_np_random_seed"} | {
     "_cached_spec",
@@ -28,6 +29,8 @@ _SHARED = {"env", "spec", "metadata", "action_space", "observation_space", "_np_
 }
 """Attributes that no step changes, but for the random stream, which is set before every step."""
 _HEADER = 8  # bytes that hold the length of what follows
+_TRIES = 8
+"""Streams under which a deterministic step is tried."""
 
 
 class CopyState(NamedTuple):
@@ -52,13 +55,15 @@ class EnvCopies:
 
     Args:
         env: the environment; it is copied, and stays as it is. After `reset`, without a render mode.
-        deterministic: a step has only one outcome: there is a mean transition then, and nothing is drawn.
+        deterministic: a step has only one outcome: there is a mean transition then, and nothing is drawn. Three steps
+            are tried on it, each under eight random streams.
         fields: names of the attributes of `env.unwrapped` that a step changes; None: all attributes are kept, those of
             wrappers too, which is safe and slower (FrozenLake carries its tables along).
         room: bytes of a state at most; None: twice what it takes at construction, and 256 more.
 
     Raises:
-        ValueError: the environment can't be copied; the message says why, and what to use instead.
+        ValueError: the environment can't be copied, or is not deterministic; the message says why, and what to use
+            instead.
     """
 
     def __init__(
@@ -227,6 +232,19 @@ class EnvCopies:
                 f"env: {self._env} can't be copied: from a copy of its attributes the same step had another outcome; "
                 "something that a step changes lies elsewhere, or its randomness is not its np_random"
             )
+        if self.deterministic:
+            self._try_luck(repeat_rows(start, _TRIES), actions)
+
+    def _try_luck(self, state: CopyState, actions: list[Tensor]) -> None:
+        """Take the steps in equal rows, each with a stream of its own."""
+        generator = Generator().manual_seed(0)
+        for action in actions:
+            state, step = self.step(state, repeat_rows(action, _TRIES), generator=generator)
+            if any(bool((part != part[:1]).any()) for part in step):
+                raise ValueError(
+                    f"deterministic: expected False, for a step of {self._env} has several outcomes, got True; leave "
+                    "it away, and plan with stochastic=True or with particles"
+                )
 
 
 class _Pickler(pickle.Pickler):

@@ -211,6 +211,44 @@ def test_np_random_under_another_name_has_a_stream_for_every_step():
     assert not bool((step.obs == env.step(1)[0][0]).any())
 
 
+class Lucky(gym.Env):
+    """A walk whose third step has luck in what `luck` names."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, luck):
+        self.luck, self.t = luck, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1), {}
+
+    def step(self, action):
+        self.t += 1
+        lucky = self.np_random.random() < 0.5 and self.t == 3
+        obs = np.array([float(self.t + (lucky and self.luck == "obs"))])
+        return obs, float(lucky and self.luck == "reward"), lucky and self.luck == "end", False, {}
+
+
+@pytest.mark.parametrize("luck", ["obs", "reward", "end", "nothing"])
+def test_luck_is_no_part_of_a_deterministic_environment(luck):
+    env = Lucky(luck)
+    assert EnvCopies(env).deterministic is False
+    if luck == "nothing":  # it draws, and uses it for nothing
+        assert EnvCopies(env, deterministic=True).deterministic
+        return
+    with pytest.raises(ValueError, match=r"deterministic: expected False, .*several outcomes, got True"):
+        EnvCopies(env, deterministic=True)
+
+
+@pytest.mark.parametrize("fields", [None, ("s", "lastaction")])
+def test_a_slippery_lake_is_not_deterministic(fields):
+    with pytest.raises(ValueError, match="deterministic: expected False"):
+        EnvCopies(gym.make("FrozenLake-v1", is_slippery=True), deterministic=True, fields=fields)
+
+
 class Hidden(gym.Env):
     """What a step changes lies outside the environment's attributes."""
 
