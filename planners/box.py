@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from planners.checks import check_sizes
+
 
 class Box:
     """Finite lower and upper bounds of an action vector.
@@ -16,15 +18,23 @@ class Box:
     Args:
         low: lower bound, a number for all dimensions or one for each.
         high: upper bound, likewise.
-        dim: number of action dimensions; needed only where both bounds are plain numbers.
+        dim: number of action dimensions; needed where both bounds are plain numbers, and only there.
 
     Raises:
-        ValueError: a bound is not finite, `low` is not below `high`, or the sizes disagree.
+        ValueError: a bound is not finite, `low` is not below `high`, the sizes disagree, or `dim` is missing or no
+            whole number of at least 1.
     """
 
     def __init__(self, low: float | Sequence[float], high: float | Sequence[float], dim: int | None = None) -> None:
-        lows = torch.as_tensor(low, dtype=torch.float64).reshape(-1)
-        highs = torch.as_tensor(high, dtype=torch.float64).reshape(-1)
+        lows, highs = (torch.as_tensor(bound, dtype=torch.float64) for bound in (low, high))
+        if dim is not None:
+            check_sizes(dim=dim)
+        elif lows.dim() == highs.dim() == 0:
+            raise ValueError(
+                "dim: expected the number of action dimensions, for both bounds are plain numbers, got None; write "
+                f"Box({low}, {high}, dim=1) for one"
+            )
+        lows, highs = lows.reshape(-1), highs.reshape(-1)
         size = max(len(lows), len(highs)) if dim is None else dim
         for name, bound in (("low", lows), ("high", highs)):
             if len(bound) not in (1, size):

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from planners.box import Box
+from planners.checks import check_sizes
 from planners.ilqr_search import Reason, Rules, begin, iterate
 from planners.planner import Plan, never
 from planners.problem import Problem
@@ -85,9 +86,7 @@ class ILQR:
     feedback: bool = True
 
     def __post_init__(self) -> None:
-        for name, value in (("horizon", self.horizon), ("iterations", self.iterations)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+        check_sizes(horizon=self.horizon, iterations=self.iterations)
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance: expected 0 or more, got {self.tolerance}")
         if self.box is None and (self.action_dim is None or self.action_dim < 1):

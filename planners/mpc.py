@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from planners.checks import is_whole
 from planners.latency import Clock, Deadline, Latency
 from planners.planner import Plan, Planner, never
 from planners.problem import Problem
@@ -61,8 +62,8 @@ class MPC:
     `latency` collects what plans take.
 
     Raises:
-        ValueError: `replan_every` is below 1 or beyond the planner's horizon, `deadline_ms` is not positive, `delay` is
-            negative, or `on_invalid` is unknown.
+        ValueError: `replan_every` is below 1 or beyond the planner's horizon, `seed` or `delay` is negative,
+            `deadline_ms` is not positive, or `on_invalid` is unknown.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class MPC:
         horizon = getattr(planner, "horizon", None)
         if replan_every < 1 or (horizon is not None and replan_every > horizon):
             raise ValueError(f"replan_every: expected 1 to the planner's horizon of {horizon}, got {replan_every}")
+        if not (is_whole(seed) and seed >= 0):
+            raise ValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
         if deadline_ms is not None and not deadline_ms > 0:
             raise ValueError(f"deadline_ms: expected a positive number of milliseconds, or None, got {deadline_ms}")
         if delay < 0:

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from planners.checks import check_sizes, is_whole
 from planners.mcts.evaluators import Evaluator, Rollouts
 from planners.mcts.memory import SearchMemory, Settings, start_memory
 from planners.mcts.policies import GUMBEL, Rule
@@ -244,10 +245,9 @@ def _check(settings: Settings, **positive: float) -> None:
     if settings.capacity is not None:
         whole["capacity"] = settings.capacity
     for name, number in whole.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        if not is_whole(number):
             raise ValueError(f"{name}: expected a whole number of at least 1, got {number!r}{_ADVICE.get(name, '')}")
-        if number < 1:
-            raise ValueError(f"{name}: expected at least 1, got {number}")
+    check_sizes(**whole)
     if settings.rollout < 0:
         raise ValueError(f"rollout: expected at least 0, got {settings.rollout}")
     if settings.backup not in ("mean", "max"):

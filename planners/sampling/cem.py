@@ -6,13 +6,13 @@ import torch
 from torch import Generator, Tensor
 
 from planners.box import Box
+from planners.checks import check_sizes
 from planners.sampling.checks import (
     check_at_least,
     check_elites,
     check_positive,
     check_sequences,
     check_share,
-    check_sizes,
 )
 from planners.sampling.elites import best_elites, elite_weights, fit_gaussian
 from planners.sampling.knots import Knots

@@ -4,6 +4,7 @@ import math
 from typing import Protocol
 
 from planners.box import Box
+from planners.checks import check_sizes
 from planners.sampling.knots import Knots
 
 
@@ -30,13 +31,6 @@ def check_sequences(planner: Sequences) -> None:
     check_sizes(horizon=planner.horizon, iterations=planner.iterations)
     if planner.knots is not None:
         planner.knots.interval(planner.horizon)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Raise ValueError for the first of the named sizes that is below 1."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}: expected at least 1, got {size}")
 
 
 def check_elites(elites: int, population: int) -> None:

@@ -6,13 +6,13 @@ import torch
 from torch import Generator, Tensor
 
 from planners.box import Box
+from planners.checks import check_sizes, is_whole
 from planners.sampling.checks import (
     check_at_least,
     check_elites,
     check_positive,
     check_sequences,
     check_share,
-    check_sizes,
 )
 from planners.sampling.elites import best_elites, elite_weights, fit_gaussian
 from planners.sampling.knots import Knots
@@ -73,8 +73,8 @@ class ICEM(SamplingPlanner):
         check_positive(initial_std=self.initial_std)
         check_at_least(0, beta=self.beta)
         check_at_least(1, decay=self.decay)
-        if not 0 <= self.keep <= self.elites:
-            raise ValueError(f"keep: expected 0 to the elites of {self.elites}, got {self.keep}")
+        if not (is_whole(self.keep) and 0 <= self.keep <= self.elites):
+            raise ValueError(f"keep: expected 0 to the elites of {self.elites}, a whole number, got {self.keep}")
 
     def sample(self, memory: SamplingMemory, iteration: int, *, generator: Generator) -> Tensor:
         mean = memory.mean.unsqueeze(1)

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from planners.box import Box
-from planners.sampling.checks import check_at_least, check_positive, check_sequences, check_sizes
+from planners.checks import check_sizes, is_whole
+from planners.sampling.checks import check_at_least, check_positive, check_sequences
 from planners.sampling.knots import Knots
 from planners.sampling.noise import colored_noise
 from planners.sampling.proposals import Proposals
@@ -72,8 +73,9 @@ class MPPI(SamplingPlanner):
             check_positive(min_std=self.min_std)
         check_at_least(0, beta=self.beta)
         among = self.population if self.elites is None else self.elites
-        if not 1 <= among <= self.population:
-            raise ValueError(f"elites: expected 1 to the population of {self.population}, got {self.elites}")
+        if not (is_whole(among) and 1 <= among <= self.population):
+            size = self.population
+            raise ValueError(f"elites: expected 1 to the population of {size}, a whole number, got {self.elites}")
         if self.temperature is None and not 1 <= self.effective_samples <= among:
             raise ValueError(f"effective_samples: expected 1 to {among}, got {self.effective_samples}")
 

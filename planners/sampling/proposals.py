@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from planners.checks import check_sizes
 from planners.problem import Problem
 from planners.rows import repeat_rows
 
@@ -31,8 +32,7 @@ class Proposals:
     plans: int
 
     def __post_init__(self) -> None:
-        if self.plans < 1:
-            raise ValueError(f"plans: expected at least 1, got {self.plans}")
+        check_sizes(plans=self.plans)
 
 
 def propose(

@@ -6,7 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from planners.box import Box
-from planners.sampling.checks import check_sequences, check_sizes
+from planners.checks import check_sizes
+from planners.sampling.checks import check_sequences
 from planners.sampling.elites import keep_best
 from planners.sampling.knots import Knots
 from planners.sampling.proposals import Proposals

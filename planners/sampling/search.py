@@ -106,8 +106,17 @@ class SamplingPlanner(Protocol):
         """
 
     def init(self, problem: Problem, start: Any, *, generator: Generator) -> SamplingMemory:
-        """Search around the centre of the box."""
+        """Search around the centre of the box.
+
+        Raises:
+            ValueError: the states' first tensor, in whose type actions are, holds no floating-point numbers.
+        """
         like = first_leaf(start)
+        if not like.is_floating_point():
+            raise ValueError(
+                f"start: expected states whose first tensor has a floating-point type, which actions have too, got "
+                f"{like.dtype}; convert it, or use tree search (UCT, PUCT or Gumbel) where actions are discrete"
+            )
         size = self.horizon if self.knots is None else self.knots.size(self.horizon)
         mean = self.box.center.to(like).repeat(len(like), size, 1)
         phase = torch.zeros(len(like), dtype=torch.long, device=like.device)

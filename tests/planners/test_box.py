@@ -15,6 +15,7 @@ def test_numbers_and_lists_spread_over_dimensions():
     assert box.center.tolist() == [0.0, 1.0]
     assert box.range.tolist() == [2.0, 4.0]
     assert Box(-2, 2, dim=3).high.tolist() == [2.0, 2.0, 2.0]
+    assert Box([-1.0], 1.0).dim == 1
 
 
 def test_the_callers_tensors_are_not_shared():
@@ -49,6 +50,10 @@ def test_from_space():
         (0.0, float("nan"), 1, "high: expected finite bounds"),
         ([0.0, 0.0], [1.0, 1.0, 1.0], None, "low: expected 1 or 3 numbers, got 2"),
         ([0.0, 0.0], 1.0, 3, "low: expected 1 or 3 numbers, got 2"),
+        (-1.0, 1.0, None, r"dim: expected the number of action dimensions, .*got None; write Box\(-1.0, 1.0, dim=1\)"),
+        (np.float32(-1), torch.tensor(1.0), None, "dim: expected the number of action dimensions"),
+        (-1.0, 1.0, 0, "dim: expected at least 1, got 0"),
+        (-1.0, 1.0, 2.0, r"dim: expected a whole number of at least 1, got 2\.0"),
     ],
 )
 def test_bad_bounds_are_named(low, high, dim, message):

@@ -211,7 +211,7 @@ def test_an_invalid_warm_start_is_replaced() -> None:
         return torch.where(next_x[:, 0] < 5, -next_x.square().sum(1), torch.nan)
 
     problem = Problem(FunctionDynamics(lambda x, u: x + u, reward))
-    start, planner = torch.ones(1, 1, dtype=torch.float64), ILQR(Box(-2.0, 2.0), 6)
+    start, planner = torch.ones(1, 1, dtype=torch.float64), ILQR(Box(-2.0, 2.0, dim=1), 6)
     plan = solve(planner, problem, start, torch.full((1, 6, 1), 2.0, dtype=torch.float64))
     assert plan.valid.tolist() == [True]
     torch.testing.assert_close(plan.value, torch.zeros(1, dtype=torch.float64), rtol=0, atol=1e-8)
@@ -219,7 +219,7 @@ def test_an_invalid_warm_start_is_replaced() -> None:
 
 def test_elements_converge_on_their_own() -> None:
     start = torch.tensor([[2.0, 0.5], [0.1, 0.0], [-2.5, 1.0]], dtype=torch.float64)
-    planner = ILQR(Box(-1.5, 1.5), 20)
+    planner = ILQR(Box(-1.5, 1.5, dim=1), 20)
     together = solve(planner, PENDULUM, start)
     for row in range(3):
         alone = solve(planner, PENDULUM, start[row : row + 1])
@@ -237,7 +237,7 @@ def test_nothing_counts_after_an_end() -> None:
     dynamics = FunctionDynamics(lambda x, u: x + 0.3 + 0.1 * u, reward, lambda x, u, next_x: next_x[:, 0] >= 1)
     problem = Problem(dynamics, terminal_value=lambda x: 1000 * x[:, 0])
     start = torch.tensor([[0.5], [-9.0]], dtype=torch.float64)
-    plan = solve(ILQR(Box(-1.0, 1.0), 5), problem, start)
+    plan = solve(ILQR(Box(-1.0, 1.0, dim=1), 5), problem, start)
     # One step more would pay, but derivatives don't see the end: 0.5 -> 0.8 -> 1.1.
     torch.testing.assert_close(plan.value[0], torch.tensor(2.0, dtype=torch.float64))
     assert bool((plan.info.gains[0, 2:] == 0).all())
@@ -250,7 +250,7 @@ def test_feedback_holds_an_unstable_system_between_replans() -> None:
     start, horizon = torch.tensor([[0.3, 0.0]], dtype=torch.float64), 30
     end = []
     for feedback in (True, False):
-        planner = ILQR(Box(-8.0, 8.0), horizon, iterations=20, feedback=feedback)
+        planner = ILQR(Box(-8.0, 8.0, dim=1), horizon, iterations=20, feedback=feedback)
         mpc, state = MPC(planner, PENDULUM, replan_every=horizon), start
         for _ in range(horizon):
             state = swing(state, mpc.act_from(state)) + 0.01
@@ -260,7 +260,7 @@ def test_feedback_holds_an_unstable_system_between_replans() -> None:
 
 
 def test_feedback_stays_in_the_box_and_ignores_what_is_not_finite() -> None:
-    planner, start = ILQR(Box(-1.0, 1.0), 10), torch.tensor([[0.3, 0.0]] * 3, dtype=torch.float64)
+    planner, start = ILQR(Box(-1.0, 1.0, dim=1), 10), torch.tensor([[0.3, 0.0]] * 3, dtype=torch.float64)
     plan = solve(planner, PENDULUM, start)
     age = torch.zeros(3, dtype=torch.long)
     state = start + torch.tensor([[0.0, 0.0], [9.0, 9.0], [torch.nan, 0.0]], dtype=torch.float64)
@@ -272,7 +272,7 @@ def test_feedback_stays_in_the_box_and_ignores_what_is_not_finite() -> None:
 
 def test_single_precision_reaches_its_own_limit() -> None:
     start = torch.tensor([[2.0, 0.5]], dtype=torch.float64)
-    planner = ILQR(Box(-8.0, 8.0), 20)
+    planner = ILQR(Box(-8.0, 8.0, dim=1), 20)
     exact, single = (solve(planner, PENDULUM, start.to(dtype)) for dtype in (torch.float64, torch.float32))
     assert single.actions.dtype == torch.float32
     assert single.info.reason.tolist() == [Reason.CONVERGED]
@@ -286,7 +286,7 @@ def test_functions_that_torch_cannot_differentiate_are_differenced() -> None:
     start = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     problem = Problem(FunctionDynamics(black_box, upright, derivatives="differences"))
     for second_order in (False, True):
-        planner = ILQR(Box(-4.0, 4.0), 10, second_order=second_order, tolerance=1e-7)
+        planner = ILQR(Box(-4.0, 4.0, dim=1), 10, second_order=second_order, tolerance=1e-7)
         plan, exact = solve(planner, problem, start), solve(planner, PENDULUM, start)
         torch.testing.assert_close(plan.value, exact.value, rtol=1e-6, atol=0)
     with pytest.raises(ValueError, match=r'differentiate the transition function.* pass derivatives="differences"'):
@@ -323,7 +323,7 @@ class NoDerivatives:
 
 
 def test_problems_that_are_not_for_ilqr_are_refused() -> None:
-    start, planner = torch.ones(1, 2, dtype=torch.float64), ILQR(Box(-1.0, 1.0), 3)
+    start, planner = torch.ones(1, 2, dtype=torch.float64), ILQR(Box(-1.0, 1.0, dim=1), 3)
     with pytest.raises(ValueError, match=r"particles: expected 1, .* got 5; use CEM"):
         solve(planner, Problem(PENDULUM.dynamics, particles=5), start)
     with pytest.raises(ValueError, match="risk: expected mean"):
@@ -346,7 +346,7 @@ def test_problems_that_are_not_for_ilqr_are_refused() -> None:
 )
 def test_bad_hyperparameters_are_named(arguments, message) -> None:
     with pytest.raises(ValueError, match=message):
-        ILQR(**{"box": Box(-1.0, 1.0), "horizon": 3, **arguments})
+        ILQR(**{"box": Box(-1.0, 1.0, dim=1), "horizon": 3, **arguments})
 
 
 def test_regularisation_bends_the_gains_and_not_the_cost_to_go() -> None:
@@ -380,7 +380,7 @@ def test_no_step_is_taken_that_does_not_pay() -> None:
 
     problem = Problem(Wrong(lambda x, u: x + u, lambda x, u, y: -y.square().sum(1)))
     start = torch.ones(1, 1, dtype=torch.float64)
-    plan = solve(ILQR(Box(-2.0, 2.0), 3), problem, start)
+    plan = solve(ILQR(Box(-2.0, 2.0, dim=1), 3), problem, start)
     assert plan.info.reason.tolist() == [Reason.STUCK]
     assert plan.info.iterations.tolist() == [0]
     assert not bool(plan.actions.any())

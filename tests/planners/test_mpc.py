@@ -392,9 +392,14 @@ def test_latency_counts_what_ended_after_its_deadline():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"deadline_ms": 0.0}, "deadline_ms: expected a positive"), ({"delay": -1}, "delay: expected 0 steps or more")],
+    [
+        ({"deadline_ms": 0.0}, "deadline_ms: expected a positive"),
+        ({"delay": -1}, "delay: expected 0 steps or more"),
+        ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
+        ({"seed": 0.5}, r"seed: expected a whole number of at least 0, got 0\.5"),
+    ],
 )
-def test_bad_timing_is_named(options, message):
+def test_bad_timing_and_seeds_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         MPC(PLANNER, PROBLEM, **options)
 

@@ -81,6 +81,6 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="ilqr: expected the planner's horizon of 4, got 5"):
         Polished(sampler, ILQR(BOX, 5))
     with pytest.raises(ValueError, match="ilqr: expected the planner's box"):
-        Polished(sampler, ILQR(Box(-1.0, 2.0), 4))
+        Polished(sampler, ILQR(Box(-1.0, 2.0, dim=1), 4))
     with pytest.raises(ValueError, match="ilqr: expected the planner's box"):
         Polished(sampler, ILQR(None, 4, 1))

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Discrete
@@ -20,6 +21,7 @@ from planners import (
     RandomShooting,
     evaluate_plans,
 )
+from planners.finite import FiniteMDP
 from planners.sampling import search
 from planners.sampling.mppi import softmax_weights, weights_of_size
 from planners.testing import check_planner, lq_reference
@@ -148,6 +150,13 @@ def test_a_batch_element_that_begins_later_has_a_phase_of_its_own():
         (lambda: ICEM(BOX, 3, beta=math.nan), "beta: expected at least 0"),
         (lambda: ICEM(BOX, 3, decay=0.5), "decay: expected at least 1"),
         (lambda: ICEM(BOX, 3, elites=10, keep=11), "keep: expected 0 to the elites of 10"),
+        (lambda: ICEM(BOX, 3, keep=2.0), r"keep: expected 0 to the elites of 10, a whole number, got 2\.0"),
+        (lambda: CEM(BOX, 3, elites=0.1 * 400), r"elites: expected a whole number of at least 1, got 40\.0"),
+        (lambda: CEM(BOX, 3, population=400.0), r"population: expected a whole number of at least 1, got 400\.0"),
+        (lambda: MPPI(BOX, 3.0), r"horizon: expected a whole number of at least 1, got 3\.0"),
+        (lambda: RandomShooting(BOX, 3, 20, True), "iterations: expected a whole number of at least 1, got True"),
+        (lambda: MPPI(BOX, 3, elites=8.0), r"elites: expected 1 to the population of 512, a whole number, got 8\.0"),
+        (lambda: Proposals(jumpy, 2.0), r"plans: expected a whole number of at least 1, got 2\.0"),
         (lambda: ICEM(BOX, 3, population=5), "elites: expected at most the population of 5, got 10"),
         (lambda: MPPI(BOX, 3, temperature=0.0), "temperature: expected a positive number"),
         (lambda: MPPI(BOX, 3, population=8), "effective_samples: expected 1 to 8"),
@@ -159,6 +168,19 @@ def test_a_batch_element_that_begins_later_has_a_phase_of_its_own():
 def test_bad_settings_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_numbers_of_numpy_are_whole_too():
+    assert CEM(BOX, np.int64(3), population=np.int32(40), elites=np.int64(4)).elites == 4
+
+
+@pytest.mark.parametrize("planner", PLANNERS.values(), ids=PLANNERS)
+def test_states_of_integers_are_refused(planner):
+    """Actions have the type of the states' first tensor: they would be whole numbers."""
+    chain = FiniteMDP(torch.eye(3).repeat(2, 1, 1).transpose(0, 1).contiguous(), torch.ones(3, 2, 3))
+    for problem, start in ((Problem(chain), chain.reset(torch.zeros(2, 1))), (PROBLEM, START.long())):
+        with pytest.raises(ValueError, match=r"start: expected states .*floating.* got torch.int64; .*tree search"):
+            make_plan(planner, problem, start)
 
 
 # iCEM

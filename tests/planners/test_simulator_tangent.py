@@ -201,7 +201,7 @@ def test_ilqr_brings_the_slider_to_rest(derivatives) -> None:
 
     model = slider(outcome=outcome, derivatives=derivatives)
     problem, start = Problem(model), states(model, 2)
-    planner = ILQR(Box(-1.0, 1.0), 40)
+    planner = ILQR(Box(-1.0, 1.0, dim=1), 40)
     plan = planner.plan(
         problem, start, planner.init(problem, start, generator=torch.Generator()), generator=torch.Generator()
     )
@@ -228,7 +228,7 @@ def test_ilqr_brings_the_slider_to_rest(derivatives) -> None:
 
 def test_the_laws_of_planners_hold_on_the_simulator() -> None:
     model = slider()
-    check_planner(ILQR(Box(-1.0, 1.0), 3, iterations=30), Problem(model), states(model, 2))
+    check_planner(ILQR(Box(-1.0, 1.0, dim=1), 3, iterations=30), Problem(model), states(model, 2))
 
 
 def test_bad_options_are_named() -> None:
