@@ -57,6 +57,9 @@ class Task:
     """Bool [rows]: where the observation does not tell the reward, such as velocities that it clips."""
     reward_error: float = 0.0
     """How far the environment's reward may be from the one that the observation tells, beyond rounding."""
+    x_gain: float = 0.0
+    """How much the reward changes with the position obs[:, 0] that a step began or ended at, where it pays for the
+    velocity between them: its weight over the duration of a step, 1/s; else 0."""
     transition: Transition | None = field(default=None, repr=False)
     """`transition(obs, action)` -> next_obs, exactly, where a formula gives it; actions are Long [rows] where they are
     discrete."""

@@ -54,6 +54,7 @@ def half_cheetah(
         None if hidden else reward,
         terminal_value=half_cheetah_upright(0 if hidden else 1),
         ignored_inputs=() if hidden else (0,),
+        x_gain=forward_reward_weight / dt,
     )
 
 
@@ -126,6 +127,7 @@ def hopper(
         terminal_value=hopper_stance(first),
         ignored_inputs=() if hidden else (0,),
         hidden_end=hidden_end,
+        x_gain=forward_reward_weight / dt,
     )
 
 
@@ -187,6 +189,7 @@ def walker2d(
         None if hidden else reward,
         terminated if terminate_when_unhealthy else None,
         ignored_inputs=() if hidden else (0,),
+        x_gain=forward_reward_weight / dt,
     )
 
 
@@ -219,4 +222,11 @@ def swimmer(
         "exclude_current_positions_from_observation": hidden,
     }
     physics = Physics(outcome, observe, None if hidden else lambda obs: (obs[:, :5], obs[:, 5:]))
-    return Task("Swimmer-v5", options, physics, None if hidden else reward, ignored_inputs=() if hidden else (0, 1))
+    return Task(
+        "Swimmer-v5",
+        options,
+        physics,
+        None if hidden else reward,
+        ignored_inputs=() if hidden else (0, 1),
+        x_gain=forward_reward_weight / dt,
+    )

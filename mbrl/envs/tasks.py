@@ -81,7 +81,23 @@ def task_of(env_id: str, env_kwargs: Mapping[str, Any]) -> Task | None:
     return builder(**options) if set(options) <= set(signature(builder).parameters) else None
 
 
-def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4) -> None:
+class Disagreement(ValueError):
+    """A task's function says something else than the environment did.
+
+    Attributes:
+        row: the first transition where it does.
+    """
+
+    def __init__(self, which: str, row: int, rows: int, shown: str) -> None:
+        self._which, self._shown, self.row = which, shown, row
+        super().__init__(self.told(row, rows))
+
+    def told(self, row: int, rows: int) -> str:
+        """The message, where that transition is row `row` of `rows`."""
+        return f"{self._which} disagrees with the environment in row {row} of {rows}: {self._shown}"
+
+
+def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4, rounding: float = 0.0) -> None:
     """Compare a task's reward and termination with what an environment returned.
 
     Meant for the float64 data of a collector: differences of positions lose digits in float32.
@@ -90,9 +106,11 @@ def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4) -> No
         task: the task; a function that it does not have is not compared (a termination of None must not end).
         batch: transitions, one a row.
         tolerance: relative to the real reward, or to 0.01 where that is smaller.
+        rounding: of observations that were float32 once, `torch.finfo(torch.float32).eps`: velocities that are
+            differences of positions may be as wrong as it makes them.
 
     Raises:
-        ValueError: they disagree; the message shows the first transition where they do.
+        Disagreement: a ValueError, whose message shows the first transition where they disagree.
     """
     action = batch.action.to(batch.obs.dtype) if batch.action.is_floating_point() else batch.action
     inputs = (batch.obs, action, batch.next_obs)
@@ -103,6 +121,8 @@ def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4) -> No
     if task.reward is not None:
         reward = task.reward(*inputs).to(batch.reward.dtype)
         near = task.reward_error + tolerance * batch.reward.abs().clamp(min=_FLOOR)
+        # Each of the two positions is rounded by half of `rounding`, relative to its size.
+        near = near + rounding * task.x_gain * torch.maximum(batch.obs[:, 0].abs(), batch.next_obs[:, 0].abs())
         wrong = ~((reward - batch.reward).abs() <= near)
         unseen = no if task.hidden_reward is None else task.hidden_reward(*inputs)
         _raise_first(task, batch, "reward", wrong & ~excused & ~unseen, reward)
@@ -179,10 +199,12 @@ def _raise_first(task: Task, batch: TransitionBatch, name: str, wrong: Tensor, c
     if not bool(wrong.any()):
         return
     row = int(wrong.nonzero()[0, 0])
-    raise ValueError(
-        f"{task.env_id}: the task's {name} disagrees with the environment in row {row} of {len(wrong)}: the "
-        f"environment says {getattr(batch, name)[row].item()}, the task {computed[row].item()}. "
+    raise Disagreement(
+        f"{task.env_id}: the task's {name}",
+        row,
+        len(wrong),
+        f"the environment says {getattr(batch, name)[row].item()}, the task {computed[row].item()}. "
         f"obs: {batch.obs[row].tolist()}, action: {batch.action[row].tolist()}, "
         f"next_obs: {batch.next_obs[row].tolist()}. Is there a wrapper that changes observations, actions or rewards? "
-        "Pass functions of your own then, or none to learn the reward"
+        "Pass functions of your own then, or none to learn the reward",
     )

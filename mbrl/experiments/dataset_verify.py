@@ -4,18 +4,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import numpy as np
-import torch
 
 from mbrl.data.datasets import Dataset, DatasetError
-from mbrl.data.formats import pieces
 from mbrl.envs.make import make_env
-from mbrl.envs.tasks import Task, task_of, verify
+from mbrl.envs.tasks import task_of
+from mbrl.pipelines.dataset_agreement import check_agreement
 
-PART = 100_000
-"""Rows that are compared at once."""
-TOLERANCE = {4: 2e-2, 8: 1e-4}
-"""Of rewards, by bytes of a number: float32 loses digits of a velocity that is a difference of positions."""
 WITHOUT_TERMINATION = (
     "no function says where an episode ends. In a model, steps would go on behind every fall, and what they earn there "
     "is believed: on Hopper's data scores stay below 7 of 100 then. Learn one: mbrl train mopo and its kin do so where "
@@ -66,8 +60,7 @@ def verify_dataset(
         return Verified(
             0, False, False, f"the library has no functions for {name}; " + WITHOUT_TERMINATION if ends else None
         )
-    for first, last in pieces(data.lengths, PART):
-        _compare(data, known, first, last)
+    check_agreement(data, known)
     return Verified(len(data), known.reward is not None, known.termination is not None, None)
 
 
@@ -94,19 +87,3 @@ def _check_sizes(data: Dataset, env: gym.Env, name: str) -> None:
             f"actions: expected numbers within {actions.low.tolist()} to {actions.high.tolist()}, the bounds of "
             f"{name}, got {data.actions[row].tolist()} in {data.place(row)}"
         )
-
-
-def _compare(data: Dataset, known: Task, first: int, last: int) -> None:
-    """All episodes of a range at once; where they disagree, one by one, to find the first that does."""
-    tolerance = TOLERANCE.get(data.observations.dtype.itemsize, TOLERANCE[4])
-    start, end = int(data.ends[first] - data.lengths[first] + 1), int(data.ends[last - 1] + 1)
-    try:
-        verify(known, data.transitions(dtype=torch.float64, rows=slice(start, end)), tolerance=tolerance)
-    except ValueError as error:
-        for row in np.arange(start, end):
-            one = data.transitions(dtype=torch.float64, rows=slice(row, row + 1))
-            try:
-                verify(known, one, tolerance=tolerance)
-            except ValueError:
-                raise DatasetError(f"{data.place(int(row))}: {error}") from None
-        raise DatasetError(f"episodes {first} to {last - 1}: {error}") from None

@@ -98,6 +98,7 @@ class LearnedModel:
     Attributes:
         ensemble: what predicts.
         dynamics: the ensemble with rewards and ends, for rollouts.
+        verified: the task with the given rewards and ends, which real rows are compared with.
 
     Raises:
         ValueError: the library does not know the rewards or the ends that the settings ask of the task.
@@ -123,9 +124,9 @@ class LearnedModel:
         if termination is None and config.termination == "learned":
             seed_of_ends = derive(seed, "termination")
             self._learned_ends = LearnedTermination(obs_dim, actions, seed=seed_of_ends, device=agent.device)
-        self._verified = replace(known or Task("the environment", {}, None, None), reward=reward, termination=given)
+        self.verified = replace(known or Task("the environment", {}, None, None), reward=reward, termination=given)
         if termination is None and config.termination != "task":  # ends are not given: any may come
-            self._verified = replace(self._verified, hidden_end=_always)
+            self.verified = replace(self.verified, hidden_end=_always)
         self.ensemble = GaussianEnsemble(
             obs_dim,
             actions,
@@ -152,7 +153,7 @@ class LearnedModel:
         Raises:
             ValueError: they disagree; the message shows the first transition where they do.
         """
-        verify(self._verified, rows)
+        verify(self.verified, rows)
 
     @staticmethod
     def is_due(count: Counters, *, every: int, after: int, num_envs: int) -> bool:

@@ -24,6 +24,7 @@ from mbrl.models.penalties import PenaltyKind, PenaltyUnits, check_penalty, pena
 from mbrl.pipelines.agent_checks import check_data_match
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
+from mbrl.pipelines.dataset_agreement import check_agreement
 from mbrl.pipelines.learned_model import LearnedModel
 from mbrl.pipelines.offline_model_config import OfflineModelConfig
 from mbrl.seeding import derive
@@ -114,7 +115,7 @@ def learned_model(
         _warn_of_no_ends(dataset, settings.termination, known)
     chosen = seed if config.model_seed is None else config.model_seed
     model = LearnedModel(known, agent, settings, seed=chosen, reward=reward, termination=termination, penalty=penalty)
-    model.verify(dataset.transitions(dtype=torch.float64))
+    check_agreement(dataset, model.verified)
     return model
 
 

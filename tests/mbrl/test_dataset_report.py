@@ -1,5 +1,6 @@
 """What inspection and verification of a dataset say."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,14 @@ import pytest
 
 from mbrl.cli import main
 from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo, save_dataset
-from mbrl.experiments.collection import collect_dataset
+from mbrl.envs.make import make_env
+from mbrl.experiments.behaviours import Uniform
+from mbrl.experiments.collection import collect_dataset, play_dataset
 from mbrl.experiments.dataset_report import inspect_dataset, report
 from mbrl.experiments.dataset_verify import verify_dataset
+from mbrl.pipelines.agents import SAC
+from mbrl.pipelines.mopo_config import MOPOConfig
+from mbrl.pipelines.offline_model import learned_model
 from tests.mbrl.dataset_cases import a_dataset
 
 
@@ -101,6 +107,46 @@ def test_task_functions_agree_with_what_was_collected(env_id: str) -> None:
     rewards[123] += 1
     with pytest.raises(DatasetError, match=r"episode \d+, row 123 \(step .*reward disagrees"):
         verify_dataset(replace(data, rewards=rewards))
+
+
+@pytest.mark.parametrize(("env_id", "x"), [("HalfCheetah-v5", 400.0), ("Hopper-v5", 20.0), ("Swimmer-v5", 100.0)])
+def test_float32_far_from_the_origin_is_judged_alike_before_and_in_training(env_id: str, x: float) -> None:
+    """Positions lose digits there, and velocities with them; a reward that is wrong by more is found at its place."""
+    env = make_env(env_id)
+    data = play_dataset(env, Uniform(env.action_space, 0), 500, seed=0, info=DatasetInfo.of(env))
+    far = data.observations.copy()
+    far[:, 0] += x
+    data = replace(data, observations=far.astype(np.float32), rewards=data.rewards.astype(np.float32))
+    config = MOPOConfig(members=1, elites=1, model_hidden=(4,), reward="task")
+    agent = SAC(*data.spaces(), seed=0, hidden=(4,))
+    assert verify_dataset(data).rows == 500
+    learned_model(data, agent, config, seed=0)
+    rewards = data.rewards.copy()
+    rewards[321] += 0.05 * max(1, abs(rewards[321]))
+    wrong = replace(data, rewards=rewards)
+    told = rf"^{re.escape(wrong.place(321))}: {env_id}: the task's reward disagrees .* in row 321 of 500"
+    with pytest.raises(DatasetError, match=told):
+        verify_dataset(wrong)
+    with pytest.raises(DatasetError, match=told):
+        learned_model(wrong, agent, config, seed=0)
+
+
+def test_the_place_is_that_of_the_row_which_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends are looked at before rewards, in every part of a large dataset."""
+    data = collect_dataset("random", env_id="InvertedPendulum-v5", steps=60)
+    row = int(data.ends[2])
+    rewards, terminated = data.rewards.copy(), data.terminated.copy()
+    rewards[1] += 1
+    terminated[row] = False
+    open_end = data.truncated | (np.arange(60) == row)
+    both = replace(data, rewards=rewards, terminated=terminated, truncated=open_end)
+    with pytest.raises(DatasetError, match=rf"^episode 2, row {row} .* terminated disagrees .* in row {row} of 60"):
+        verify_dataset(both)
+    monkeypatch.setattr("mbrl.pipelines.dataset_agreement.PART", 1)  # an episode is a part
+    with pytest.raises(DatasetError, match=r"^episode 0, row 1 .* reward disagrees .* in row 1 of 60"):
+        verify_dataset(both)
+    with pytest.raises(DatasetError, match=rf"^episode 2, row {row} .* terminated disagrees .* in row {row} of 60"):
+        verify_dataset(replace(both, rewards=data.rewards))
 
 
 def test_ends_that_the_task_does_not_know_are_refused() -> None:
