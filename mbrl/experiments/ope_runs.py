@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from mbrl.data.datasets import Dataset
-from mbrl.experiments.agent_runs import agent_env, environment, load_agent
+from mbrl.experiments.agent_runs import environment
 from mbrl.experiments.calibration import Calibration, calibrate
-from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
-from mbrl.experiments.offline_runs import OFFLINE, offline_settings, open_dataset, run_dataset
+from mbrl.experiments.offline_runs import open_dataset, run_dataset
 from mbrl.experiments.ope import (
     Choice,
     Estimate,
@@ -28,15 +25,14 @@ from mbrl.experiments.ope import (
     fit_critics,
     write_report,
 )
-from mbrl.experiments.replay import true_replay
+from mbrl.experiments.ope_candidates import Candidate, dataset_env, load_candidates
+from mbrl.experiments.replay import Replay, true_replay
 from mbrl.experiments.run import Run
 from mbrl.models.ensemble_dynamics import Penalty
 from mbrl.models.penalties import PenaltyKind, PenaltyUnits, penalty_function
 from mbrl.pipelines.agents import Agent
-from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.learned_model import LearnedModel
-from mbrl.pipelines.offline_model import check_sizes, learned_model, reward_scale
-from mbrl.pipelines.offline_model_config import OfflineModelConfig
+from mbrl.pipelines.offline_model import reward_scale
 from mbrl.pipelines.policy_evaluation import AgentPolicy, FittedQ
 from mbrl.seeding import derive
 
@@ -49,9 +45,9 @@ class TrueValue:
     """What the environment says."""
 
     score: float
-    """Mean undiscounted return up to the time limit: what `mbrl evaluate` prints."""
+    """Mean undiscounted return up to the time limit: what `mbrl evaluate` prints; without a limit up to the horizon."""
     value: float
-    """Mean discounted return, also behind the time limit."""
+    """Mean discounted return, also behind the time limit, up to the horizon of the settings at least."""
     error: float
     """Standard error of `value`."""
 
@@ -73,24 +69,22 @@ def evaluate_runs(
     deploy, and with `episodes` of the environment, what that would have cost.
 
     Raises:
-        ValueError: a run has no agent or no checkpoint, its policy draws no actions where `sampled` is asked for, the
-            dataset does not fit it, or has no known environment where `episodes` are asked for.
+        ValueError: see `load_candidates`, before anything is fitted; or a fit diverged.
     """
     data = open_dataset(dataset)
+    candidates = load_candidates(paths, data, sampled=sampled, with_model=calibration, episodes=episodes)
     print(f"dataset: {len(data)} rows in {data.episodes} episodes, discount {config.discount:g}")
+    shared: LearnedModel | None = None
+    if model or (calibration and any(one.model is None for one in candidates)):
+        shared = evaluation_model(data, candidates[0].agent, seed=config.seed, cache=cache)
     every: dict[str, Any] = {}
     truths: dict[str, float] = {}
     reports: dict[Path, dict[str, Any]] = {}
-    shared: LearnedModel | None = None
-    for path in paths:
-        run, agent = _load(path, data, sampled=sampled)
-        policy = AgentPolicy(agent, sampled)
-        if (model or calibration) and shared is None:
-            shared = evaluation_model(data, agent, seed=config.seed, cache=cache)
+    for path, candidate in zip(paths, candidates, strict=True):
+        policy = AgentPolicy(candidate.agent, sampled)
         fitted = fit_critics(data, policy, config)
-        found = evaluate_policy(
-            data, policy, config, dynamics=shared.dynamics if model and shared else None, fitted=fitted
-        )
+        dynamics = shared.dynamics if model and shared else None
+        found = evaluate_policy(data, policy, config, dynamics=dynamics, fitted=fitted)
         every[str(path)] = found
         report: dict[str, Any] = {
             "dataset": {"path": str(dataset.resolve()), "hash": data.hash()},
@@ -101,19 +95,20 @@ def evaluate_runs(
         print(f"\n{path}: value of the {'sampled' if sampled else 'deterministic'} policy")
         print("\n".join(f"  {one}" for one in found))
         if episodes:
-            truth = true_value(data, agent, config, sampled=sampled, episodes=episodes)
+            truth = true_value(data, candidate.agent, config, sampled=sampled, episodes=episodes)
             truths[str(path)], report["environment"] = truth.score, vars(truth)
             low, high = (truth.value + 1.96 * sign * truth.error for sign in (-1, 1))
             note = f"{episodes} episodes; return up to the time limit {truth.score:.2f}"
             print(f"  {Estimate('environment', truth.value, low, high, note)}")
-        if calibration and shared is not None:
-            made, scale = calibrate_run(run, data, agent, shared, fitted, config)
+        if calibration and (used := candidate.model or shared):
+            made, scale = calibrate_run(candidate, data, used, fitted, config)
             report["calibration"] = {**made.record(), "weight_units": scale}
             print(made)
             print(f"  weights are in units of --penalty-weight with {scale} units; see docs/trust.md")
-        reports[run.path / REPORT] = report
-        write_report(run.path / REPORT, report)
-        print(f"  report: {run.path / REPORT}")
+        place = candidate.run.path / REPORT
+        reports[place] = report
+        write_report(place, report)
+        print(f"  report: {place}")
     if len(paths) > 1:
         choices = choose(every, truths or None)
         print("\n" + choices_text(choices))
@@ -122,13 +117,12 @@ def evaluate_runs(
 
 
 def calibrate_run(
-    run: Run, dataset: Dataset, agent: Agent, other: LearnedModel, fitted: FittedQ, config: OPEConfig
+    candidate: Candidate, dataset: Dataset, model: LearnedModel, fitted: FittedQ, config: OPEConfig
 ) -> tuple[Calibration, str]:
-    """The calibration of a run's own model where it has one, else of `other`; and the units of weights."""
-    own = _own_model(run, dataset, agent)
-    model = own or other
+    """The calibration of a model, the run's own or another one; and the units of weights."""
     units: PenaltyUnits = getattr(model.config, "penalty_units", "data")
-    scale = reward_scale(_learned_from(run, dataset) if own else dataset) if units == "data" else 1.0
+    learned_from = dataset if candidate.model is None else _learned_from(candidate.run, dataset)
+    scale = reward_scale(learned_from) if units == "data" else 1.0
     penalties: dict[str, Penalty] = {}
     for kind in KINDS:
         try:
@@ -137,14 +131,14 @@ def calibrate_run(
             continue
         if made is not None:
             penalties[kind] = made
+    agent = candidate.agent
     policy = AgentPolicy(agent, sampled=agent.samples)  # as in the rollouts of training
-    env = _environment(dataset)
     report = calibrate(
         model.dynamics,
         policy.act,
         dataset,
         penalties,
-        replay=None if env is None else true_replay(env),
+        replay=_replay(dataset),
         value=fitted.v,
         discount=config.discount,
         seed=config.seed,
@@ -154,13 +148,9 @@ def calibrate_run(
 
 def true_value(dataset: Dataset, agent: Agent, config: OPEConfig, *, sampled: bool, episodes: int) -> TrueValue:
     """Play the dataset's environment. Raises ValueError where it is not known or not here."""
-    env = _environment(dataset)
-    if env is None:
-        raise ValueError(
-            f"episodes: expected 0, for the dataset's environment ({dataset.info.env_id}) is not here, got {episodes}"
-        )
-    limit = (env.spec.max_episode_steps if env.spec is not None else None) or config.horizon
-    if limit < config.horizon:
+    env = dataset_env(dataset)
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    if limit is None or limit < config.horizon:
         env.close()
         longer = {**dataset.info.env_kwargs, "max_episode_steps": config.horizon}
         env = environment(str(dataset.info.env_id), longer)
@@ -196,61 +186,6 @@ class _Rewards:
         self.seen.append(reward)
 
 
-class _Spaces(NamedTuple):
-    """What an agent is made for."""
-
-    observation_space: gym.Space
-    action_space: gym.Space
-
-
-def _load(path: Path, dataset: Dataset, *, sampled: bool) -> tuple[Run, Agent]:
-    run = Run.open(path)
-    if "agent" not in run.config:
-        raise ValueError(f"run: expected one of an agent, such as SAC's or MOPO's, got one of {run.algo}: {path}")
-    spaces = _Spaces(*dataset.spaces())
-    own = _own_spaces(run)
-    if own is not None:
-        _check_spaces(spaces, own, run)
-    agent = load_agent(run, own or spaces)
-    check_sizes(dataset, agent)
-    if sampled and not agent.samples:
-        raise ValueError(
-            f"sampled: expected a run whose policy draws its actions, got {type(agent).__name__}, whose policy is "
-            f"deterministic; leave it out: {path}"
-        )
-    return run, agent
-
-
-def _own_spaces(run: Run) -> _Spaces | None:
-    """Of what a run has learned in or from; None where that is not here any more."""
-    try:
-        if run.algo in OFFLINE:
-            return _Spaces(*run_dataset(run).spaces())
-        with contextlib.closing(agent_env(run)) as env:
-            return _Spaces(env.observation_space, env.action_space)
-    except ValueError:
-        return None
-
-
-def _check_spaces(data: _Spaces, own: _Spaces, run: Run) -> None:
-    """Raises ValueError where a dataset has other observations or actions than a run learned with."""
-    here, there = data.observation_space.shape, own.observation_space.shape
-    if here != there:
-        raise ValueError(
-            f"dataset: expected observations of {there} numbers, as the run learned with, got {here}: {run.path}"
-        )
-    mine, its = own.action_space, data.action_space
-    if isinstance(mine, gym.spaces.Box) and isinstance(its, gym.spaces.Box) and mine.shape == its.shape:
-        same = np.allclose(mine.low, its.low) and np.allclose(mine.high, its.high)
-    else:
-        same = mine == its
-    if not same:
-        raise ValueError(
-            f"dataset: expected actions in {mine}, as the run learned with, got {its}: its policy would do something "
-            f"else here: {run.path}"
-        )
-
-
 def _learned_from(run: Run, dataset: Dataset) -> Dataset:
     """The dataset of an offline run, in whose units its penalties are; where it is gone the one that is given."""
     try:
@@ -260,23 +195,9 @@ def _learned_from(run: Run, dataset: Dataset) -> Dataset:
         return dataset
 
 
-def _own_model(run: Run, dataset: Dataset, agent: Agent) -> LearnedModel | None:
-    """The model that the policy of a run was trained with on a dataset; None where there was none."""
-    if run.algo not in OFFLINE:
-        return None
-    config = offline_settings(run).config
-    if not isinstance(config, OfflineModelConfig):
-        return None
-    model = learned_model(dataset, agent, config, seed=run.seed)
-    model.load_state_dict(part(load_checkpoint(run.path)[0], "model"))
-    return model
-
-
-def _environment(dataset: Dataset) -> gym.Env | None:
-    """The environment of a dataset; None where it names none that is here."""
-    if dataset.info.env_id is None:
-        return None
+def _replay(dataset: Dataset) -> Replay | None:
+    """The true model of a dataset's environment; None where there is none."""
     try:
-        return environment(dataset.info.env_id, dataset.info.env_kwargs)
+        return true_replay(dataset_env(dataset))
     except ValueError:
         return None

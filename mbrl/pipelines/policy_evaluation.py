@@ -109,8 +109,7 @@ class FittedQ:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        if dataset.episodes < 2:
-            raise ValueError("dataset: expected 2 episodes or more, for a bootstrap over them, got 1")
+        check_bootstrap(dataset)
         self.policy, self.config, self.seed = policy, config, seed
         self.learner = learner_for(dataset, config)
         self._data = data = dataset.transitions(device=device)
@@ -191,6 +190,12 @@ class FittedQ:
     def _initial(self) -> Tensor:
         values = torch.cat([self._member_values(part) for part in self._data.obs[self._first].split(ROWS)], 1)
         return values.gather(1, self._episodes).double().mean(1)
+
+
+def check_bootstrap(dataset: Dataset) -> None:
+    """Raises ValueError where a dataset has too few episodes for a fit of critics."""
+    if dataset.episodes < 2:
+        raise ValueError("dataset: expected 2 episodes or more, for a bootstrap over them, got 1")
 
 
 def learner_for(dataset: Dataset, config: FQEConfig) -> FQELearner:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,9 @@ from mbrl.data.collect import RandomPolicy, collect
 from mbrl.data.datasets import DatasetInfo, from_buffer, load_dataset, save_dataset
 from mbrl.envs.make import make_env
 from mbrl.experiments.agent_runs import create_agent_run
+from mbrl.experiments.offline_runs import create_offline_run
 from mbrl.experiments.ope import Choice, Estimate, OPEConfig, choose, evaluate_policy, model_estimate, write_report
+from mbrl.experiments.ope_runs import true_value
 from mbrl.experiments.runs import train_run
 from mbrl.learners.fqe import FQEConfig
 from mbrl.learners.sac import SACConfig
@@ -21,6 +24,7 @@ from mbrl.learners.td3 import TD3Config
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import DQN, SAC
+from mbrl.pipelines.mopo_config import MOPOConfig, MOPOPreset
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.policy_evaluation import AgentPolicy, model_value
 from mbrl.seeding import generator
@@ -197,12 +201,11 @@ def pendulum(tmp_path_factory):
     return root / "data.hdf5", [run.path for run in runs]
 
 
-def test_the_command_compares_runs(pendulum, capsys, monkeypatch):
-    from mbrl.experiments import ope
-    from mbrl.pipelines.mopo_config import MOPOConfig, MOPOPreset
+TINY = MOPOConfig(members=3, elites=2, model_hidden=(16,), model_max_steps=60)
 
-    tiny = MOPOConfig(members=3, elites=2, model_hidden=(16,), model_max_steps=60)
-    monkeypatch.setattr(ope, "mopo_preset", lambda env_id: MOPOPreset(tiny, SACConfig()))
+
+def test_the_command_compares_runs(pendulum, capsys, monkeypatch):
+    monkeypatch.setattr("mbrl.experiments.ope.mopo_preset", lambda env_id: MOPOPreset(TINY, SACConfig()))
     file, paths = pendulum
     options = ["--dataset", str(file), "--updates", "20", "--discount", "0.9", "--sampled"]
     status = main(["ope", *map(str, paths), *options, "--episodes", "1", "--calibration"])
@@ -248,3 +251,85 @@ def test_the_command_says_what_does_not_fit(pendulum, capsys, tmp_path):
     assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "wide.hdf5")]) == 2
     assert "dataset: expected actions in Box(-2.0, 2.0" in capsys.readouterr().err
     assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "none.hdf5")]) == 2
+
+
+def single(data):
+    return data.select([0])
+
+
+def nameless(data):
+    return replace(data, info=replace(data.info, env_id=None))
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        (["nowhere"], None, "run: expected a run directory"),
+        (["--episodes", "-1"], None, "episodes: expected 0 or more, got -1"),
+        (["--episodes", "1"], nameless, "they can't be played, got 1: dataset: expected one that names its environm"),
+        ([], single, "dataset: expected 2 episodes or more, for a bootstrap over them, got 1"),
+    ],
+)
+def test_what_can_not_be_finished_is_not_begun(pendulum, tmp_path, capsys, options, change, message):
+    """No model is fitted, no critics are, and no report is written."""
+    file, paths = pendulum
+    if change is not None:
+        file = save_dataset(change(load_dataset(file)), tmp_path / "data.hdf5")
+    report, cache = paths[0] / "ope.json", tmp_path / "models"
+    report.unlink(missing_ok=True)
+    command = ["ope", str(paths[0]), *options, "--dataset", str(file), "--updates", "20", "--discount", "0.9"]
+    assert main([*command, "--model-cache", str(cache)]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.out == ""
+    assert not report.exists()
+    assert not cache.exists()
+
+
+def test_what_is_not_used_is_not_fitted(pendulum, tmp_path, monkeypatch):
+    """Penalties of a run with a model are calibrated in that one, and no other one is fitted to the dataset."""
+    monkeypatch.setattr("mbrl.experiments.ope.mopo_preset", lambda env_id: MOPOPreset(TINY, SACConfig()))
+    file, _ = pendulum
+    small = {"rollout_every": 5, "rollout_starts": 20, "rollout_length": 1, "batch_size": 8, "eval_every": 0}
+    config = replace(TINY, total_updates=5, checkpoint_every=5, **small)
+    run = create_offline_run(tmp_path, file, "mopo", config, SACConfig(hidden=(8,)), seed=0)
+    train_run(run, progress=False)
+    cache = tmp_path / "models"
+    command = ["ope", str(run.path), "--dataset", str(file), "--updates", "20", "--discount", "0.9"]
+    assert main([*command, "--model-cache", str(cache), "--calibration", "--no-model"]) == 0
+    report = json.loads((run.path / "ope.json").read_text())
+    assert report["calibration"]["weight_units"] == "data"
+    assert not cache.exists()
+    assert main([*command, "--model-cache", str(cache)]) == 0
+    assert len(list(cache.iterdir())) == 1
+
+
+class Endless(gym.Env):
+    """A reward of 1 in every step, and no end."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        assert self.steps < 1_000
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+
+def test_an_environment_without_time_limit_is_played_to_the_horizon(monkeypatch):
+    """0.9^44 < 0.01: 44 steps, which are worth (1 - 0.9^44) / (1 - 0.9)."""
+    spec = gym.envs.registration.EnvSpec("OPEEndless-v0", entry_point=Endless)
+    monkeypatch.setitem(gym.registry, "OPEEndless-v0", spec)
+    env = gym.make("OPEEndless-v0")
+    data = from_buffer(collect(env, RandomPolicy(env.action_space), 10), DatasetInfo.of(env))
+    agent = SAC(*data.spaces(), seed=0, hidden=(4,))
+    made = true_value(data, agent, OPEConfig(discount=0.9), sampled=False, episodes=1)
+    assert made.score == 44
+    assert made.value == pytest.approx((1 - 0.9**44) / 0.1)

@@ -1,0 +1,153 @@
+"""The runs that `mbrl ope` evaluates: loaded and held against the dataset and its environment, before any fit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from mbrl.data.datasets import Dataset
+from mbrl.experiments.agent_runs import agent_env, closing, environment, load_agent
+from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.offline_runs import OFFLINE, offline_settings, run_dataset
+from mbrl.experiments.run import Run
+from mbrl.pipelines.agents import Agent, check_match
+from mbrl.pipelines.bookkeeping import part
+from mbrl.pipelines.learned_model import LearnedModel
+from mbrl.pipelines.offline_model import check_sizes, learned_model
+from mbrl.pipelines.offline_model_config import OfflineModelConfig
+from mbrl.pipelines.policy_evaluation import check_bootstrap
+
+
+class Candidate(NamedTuple):
+    """A run whose policy is to be evaluated."""
+
+    run: Run
+    agent: Agent
+    model: LearnedModel | None
+    """What the policy was trained with on a dataset; None: nothing, or it was not asked for."""
+
+
+class _Spaces(NamedTuple):
+    """What an agent is made for."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+
+
+def load_candidates(
+    paths: Sequence[Path], dataset: Dataset, *, sampled: bool, with_model: bool, episodes: int
+) -> list[Candidate]:
+    """Runs, with the agents of their newest checkpoints.
+
+    Args:
+        paths: run directories.
+        dataset: what they are to be evaluated on.
+        sampled: whether the policies that draw their actions are asked for.
+        with_model: whether their models are, where they were trained with one on a dataset.
+        episodes: how many they are to play in the dataset's environment.
+
+    Raises:
+        ValueError: there is no such run, it has no agent or no checkpoint, its policy draws no actions where `sampled`
+            is asked for, the dataset does not fit it or has one episode only, or there is no environment that fits it
+            where `episodes` are asked for.
+    """
+    if not paths:
+        raise ValueError("runs: expected a run directory or several, got none")
+    if episodes < 0:
+        raise ValueError(f"episodes: expected 0 or more, got {episodes}")
+    check_bootstrap(dataset)
+    made = [_load(path, dataset, sampled=sampled, with_model=with_model) for path in paths]
+    if episodes:
+        _check_playable(dataset, made, episodes)
+    return made
+
+
+def dataset_env(dataset: Dataset) -> gym.Env:
+    """The environment of a dataset.
+
+    Raises:
+        ValueError: it names none, or none that is here.
+    """
+    info = dataset.info
+    if info.env_id is None:
+        raise ValueError(
+            "dataset: expected one that names its environment, got one that does not: write it anew with "
+            "mbrl dataset import FILE --out NEW --env-id ID"
+        )
+    return environment(info.env_id, info.env_kwargs)
+
+
+def _load(path: Path, dataset: Dataset, *, sampled: bool, with_model: bool) -> Candidate:
+    run = Run.open(path)
+    if "agent" not in run.config:
+        raise ValueError(f"run: expected one of an agent, such as SAC's or MOPO's, got one of {run.algo}: {path}")
+    spaces = _Spaces(*dataset.spaces())
+    own = _own_spaces(run)
+    if own is not None:
+        _check_spaces(spaces, own, run)
+    agent = load_agent(run, own or spaces)
+    check_sizes(dataset, agent)
+    if sampled and not agent.samples:
+        raise ValueError(
+            f"sampled: expected a run whose policy draws its actions, got {type(agent).__name__}, whose policy is "
+            f"deterministic; leave it out: {path}"
+        )
+    return Candidate(run, agent, _own_model(run, dataset, agent) if with_model else None)
+
+
+def _check_playable(dataset: Dataset, candidates: Sequence[Candidate], episodes: int) -> None:
+    """Raises ValueError where policies can't play in the environment of a dataset."""
+    try:
+        env = dataset_env(dataset)
+    except ValueError as error:
+        raise ValueError(f"episodes: expected 0, for they can't be played, got {episodes}: {error}") from None
+    with closing(env):
+        for one in candidates:
+            check_match(env, one.agent, str(one.agent.device))
+
+
+def _own_spaces(run: Run) -> _Spaces | None:
+    """Of what a run has learned in or from; None where that is not here any more."""
+    try:
+        if run.algo in OFFLINE:
+            return _Spaces(*run_dataset(run).spaces())
+        with contextlib.closing(agent_env(run)) as env:
+            return _Spaces(env.observation_space, env.action_space)
+    except ValueError:
+        return None
+
+
+def _check_spaces(data: _Spaces, own: _Spaces, run: Run) -> None:
+    """Raises ValueError where a dataset has other observations or actions than a run learned with."""
+    here, there = data.observation_space.shape, own.observation_space.shape
+    if here != there:
+        raise ValueError(
+            f"dataset: expected observations of {there} numbers, as the run learned with, got {here}: {run.path}"
+        )
+    mine, its = own.action_space, data.action_space
+    if isinstance(mine, gym.spaces.Box) and isinstance(its, gym.spaces.Box) and mine.shape == its.shape:
+        same = np.allclose(mine.low, its.low) and np.allclose(mine.high, its.high)
+    else:
+        same = mine == its
+    if not same:
+        raise ValueError(
+            f"dataset: expected actions in {mine}, as the run learned with, got {its}: its policy would do something "
+            f"else here: {run.path}"
+        )
+
+
+def _own_model(run: Run, dataset: Dataset, agent: Agent) -> LearnedModel | None:
+    """The model that the policy of a run was trained with on a dataset; None where there was none."""
+    if run.algo not in OFFLINE:
+        return None
+    config = offline_settings(run).config
+    if not isinstance(config, OfflineModelConfig):
+        return None
+    model = learned_model(dataset, agent, config, seed=run.seed)
+    model.load_state_dict(part(load_checkpoint(run.path)[0], "model"))
+    return model
