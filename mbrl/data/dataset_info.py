@@ -55,6 +55,11 @@ class DatasetInfo:
         return DatasetInfo(**{**space, **fields})
 
 
+def plain_id(env_id: str) -> str:
+    """An environment's id without the module that registers it, which may be given or not."""
+    return env_id.rpartition(":")[2]
+
+
 def info_text(info: DatasetInfo) -> str:
     """JSON of `info`, always the same for the same.
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from mbrl.data.dataset_checks import allowed_at_import, check_dataset
-from mbrl.data.dataset_info import DatasetError, info_from
+from mbrl.data.dataset_info import DatasetError, info_from, plain_id
 from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
 from mbrl.experiments.evaluate import evaluate
@@ -91,8 +91,9 @@ def create_offline_run(
         learner: settings of its learner, which say which agent it is.
         seed: of everything random.
         env_id: Gymnasium id of the environment to evaluate in; None: the dataset's, and where it names none that is
-            here, no evaluation, which a warning says. Where the dataset does not say the bounds of its actions, they
-            are this environment's; without one those of the data, which a warning says, too.
+            here, no evaluation, which a warning says. One says, too, that this is another one than the dataset's. Where
+            the dataset does not say the bounds of its actions, they are this environment's; without one those of the
+            data, which a warning says, too.
         tensorboard: whether to write TensorBoard events, too.
 
     Raises:
@@ -109,6 +110,7 @@ def create_offline_run(
         agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
         if env is not None:
             check_match(env, agent, str(agent.device))
+    _warn_of_another(data, chosen)
     with contextlib.suppress(Ready):
         OFFLINE[algorithm].train(data, agent, config, seed=seed, recorder=UpToTheFirstStep())
     config = _with_cache(config, Path(root))
@@ -269,7 +271,7 @@ def _evaluated_in(data: Dataset, env_id: str | None) -> tuple[_Environment, gym.
         return None, None
     chosen = env_id or str(own)
     # The dataset's options are those of its own environment, however its module is named.
-    kwargs = dict(data.info.env_kwargs) if own is not None and chosen.rpartition(":")[2] == own else {}
+    kwargs = dict(data.info.env_kwargs) if own is not None and plain_id(chosen) == plain_id(own) else {}
     try:
         env = environment(chosen, kwargs)
     except ValueError as error:
@@ -278,6 +280,14 @@ def _evaluated_in(data: Dataset, env_id: str | None) -> tuple[_Environment, gym.
         _warn(str(error))
         return None, None
     return _Environment(chosen, kwargs), env
+
+
+def _warn_of_another(data: Dataset, chosen: _Environment | None) -> None:
+    own = data.info.env_id
+    if chosen is not None and own is not None and plain_id(chosen.env_id) != plain_id(own):
+        warnings.warn(
+            f"env_id: the dataset is of {own}, evaluations are in {chosen.env_id}, as --env-id says", stacklevel=3
+        )
 
 
 def _warn(reason: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from mbrl.data.dataset_info import plain_id
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import agent_env, closing, environment, load_agent
 from mbrl.experiments.checkpoint import load_checkpoint
@@ -53,8 +56,8 @@ def load_candidates(
 
     Raises:
         ValueError: there is no such run, it has no agent or no checkpoint, its policy draws no actions where `sampled`
-            is asked for, the dataset does not fit it or has one episode only, or there is no environment that fits it
-            where `episodes` are asked for.
+            is asked for, the dataset is of another environment, does not fit it or has one episode only, or there is no
+            environment that fits it where `episodes` are asked for.
     """
     if not paths:
         raise ValueError("runs: expected a run directory or several, got none")
@@ -92,6 +95,7 @@ def _load(path: Path, dataset: Dataset, *, sampled: bool, with_model: bool) -> C
         _check_spaces(spaces, own, run)
     agent = load_agent(run, own or spaces)
     check_sizes(dataset, agent)
+    _check_environment(run, dataset)
     if sampled and not agent.samples:
         raise ValueError(
             f"sampled: expected a run whose policy draws its actions, got {type(agent).__name__}, whose policy is "
@@ -109,6 +113,37 @@ def _check_playable(dataset: Dataset, candidates: Sequence[Candidate], episodes:
     with closing(env):
         for one in candidates:
             check_match(env, one.agent, str(one.agent.device))
+
+
+def _check_environment(run: Run, dataset: Dataset) -> None:
+    """Raises ValueError where a dataset names another environment than a run; another version is a warning."""
+    if dataset.info.env_id is None:
+        return
+    its, own = plain_id(dataset.info.env_id), _environments(run)
+    if not own or its in own:
+        return
+    names = " or ".join(sorted(own))
+    if _unversioned(its) not in {_unversioned(name) for name in own}:
+        raise ValueError(
+            f"dataset: expected one of {names}, as the run is, got one of {its}, where a policy is worth something "
+            f"else; if its name is wrong, write it anew with mbrl dataset import FILE --out NEW --env-id ID: {run.path}"
+        )
+    warnings.warn(
+        f"dataset: it is of {its}, the run of {names}: values are those of {its}, as far as the data tell: {run.path}",
+        stacklevel=4,
+    )
+
+
+def _environments(run: Run) -> set[str]:
+    """What a run has learned in, or from, or is evaluated in, as far as it knows."""
+    if run.algo not in OFFLINE:
+        return {plain_id(run.env_id)}
+    known = (run.config["dataset"]["info"]["env_id"], run.config["evaluated_in"])
+    return {plain_id(name) for name in known if name is not None}
+
+
+def _unversioned(env_id: str) -> str:
+    return re.sub(r"-v\d+$", "", env_id)
 
 
 def _own_spaces(run: Run) -> _Spaces | None:

@@ -1,5 +1,6 @@
 """Runs on datasets from the command line: trained, killed, resumed, evaluated, drawn, and refused."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -220,8 +221,19 @@ def test_without_an_environment_there_is_no_evaluation(
     assert not any("eval/mean_reward" in row for row in read_metrics(run))
     assert main(["evaluate", str(run)]) == 2
     assert "train with --env-id" in capsys.readouterr().err
-    other = train("bc", path, tmp_path / "more", "--env-id", ENV_ID)
+    with contextlib.nullcontext() if env_id is None else pytest.warns(UserWarning, match=f"dataset is of {env_id}"):
+        other = train("bc", path, tmp_path / "more", "--env-id", ENV_ID)
     assert any("eval/mean_reward" in row for row in read_metrics(other))
+
+
+def test_evaluations_in_another_environment_than_the_datasets_are_warned_of(tmp_path: Path) -> None:
+    """Though sizes and bounds are the same; the same one by another name of its module is no other."""
+    data = pendulum_data()
+    other = save_dataset(replace(data, info=replace(data.info, env_id="Pendulum-v0")), tmp_path / "other.hdf5")
+    with pytest.warns(UserWarning, match="the dataset is of Pendulum-v0, evaluations are in Pendulum-v1, as --env-id"):
+        train("bc", other, tmp_path / "runs", "--env-id", ENV_ID, "--minutes", "1e-6")
+    same = save_dataset(data, tmp_path / "same.hdf5")
+    train("bc", same, tmp_path / "more", "--env-id", f"gymnasium.envs:{ENV_ID}", "--minutes", "1e-6")
 
 
 def test_bounds_that_a_dataset_does_not_say_are_the_environments(tmp_path: Path) -> None:

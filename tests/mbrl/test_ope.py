@@ -16,6 +16,7 @@ from mbrl.envs.make import make_env
 from mbrl.experiments.agent_runs import create_agent_run
 from mbrl.experiments.offline_runs import create_offline_run
 from mbrl.experiments.ope import Choice, Estimate, OPEConfig, choose, evaluate_policy, model_estimate, write_report
+from mbrl.experiments.ope_candidates import load_candidates
 from mbrl.experiments.ope_runs import true_value
 from mbrl.experiments.runs import train_run
 from mbrl.learners.fqe import FQEConfig
@@ -251,6 +252,29 @@ def test_the_command_says_what_does_not_fit(pendulum, capsys, tmp_path):
     assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "wide.hdf5")]) == 2
     assert "dataset: expected actions in Box(-2.0, 2.0" in capsys.readouterr().err
     assert main(["ope", str(paths[0]), "--dataset", str(tmp_path / "none.hdf5")]) == 2
+
+
+@pytest.mark.parametrize("env_id", [None, "Pendulum-v1", "gymnasium.envs:Pendulum-v1"])
+def test_data_of_the_runs_environment_fit(pendulum, env_id):
+    file, paths = pendulum
+    data = load_dataset(file)
+    candidates(paths, replace(data, info=replace(data.info, env_id=env_id)))
+
+
+def test_data_of_another_environment_are_refused_and_of_another_version_warned_of(pendulum):
+    """Though sizes and bounds are the same."""
+    file, paths = pendulum
+    data = load_dataset(file)
+    older = replace(data, info=replace(data.info, env_id="Pendulum-v0"))
+    with pytest.warns(UserWarning, match="dataset: it is of Pendulum-v0, the run of Pendulum-v1: values are those of"):
+        candidates(paths[:1], older)
+    other = replace(data, info=replace(data.info, env_id="Acrobot-v1"))
+    with pytest.raises(ValueError, match="^dataset: expected one of Pendulum-v1, as the run is, got one of Acro"):
+        candidates(paths, other)
+
+
+def candidates(paths, data):
+    return load_candidates(paths, data, sampled=False, with_model=False, episodes=0)
 
 
 def single(data):
