@@ -8,6 +8,7 @@ import gymnasium as gym
 
 from mbrl.data.dataset_info import DatasetInfo, info_from, info_text
 from mbrl.data.datasets import Dataset
+from mbrl.experiments.agent_runs import Spaces
 
 
 def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
@@ -34,8 +35,8 @@ def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
     return present
 
 
-def with_bounds(data: Dataset, env: gym.Env | None) -> Dataset:
-    """The dataset with the bounds of an environment's actions, where it does not say them."""
+def with_bounds(data: Dataset, env: Spaces | None) -> Dataset:
+    """The dataset with the bounds of actions of an environment, or what has its spaces, where it does not say them."""
     if data.info.action_low is not None or data.action_dim is None:
         return data
     if env is None:

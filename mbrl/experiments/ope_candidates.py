@@ -6,16 +6,19 @@ import contextlib
 import re
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
 
-from mbrl.data.dataset_info import plain_id
+from mbrl.data.dataset_checks import check_dataset
+from mbrl.data.dataset_info import Doubt, plain_id
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import agent_env, closing, environment, load_agent
 from mbrl.experiments.checkpoint import load_checkpoint
+from mbrl.experiments.offline_data import with_bounds
 from mbrl.experiments.offline_runs import OFFLINE, offline_settings, run_dataset
 from mbrl.experiments.run import Run
 from mbrl.pipelines.agents import Agent, check_match
@@ -31,6 +34,8 @@ class Candidate(NamedTuple):
 
     run: Run
     agent: Agent
+    data: Dataset
+    """What it is evaluated on, with the bounds of the run's actions where it says none."""
     model: LearnedModel | None
     """What the policy was trained with on a dataset; None: nothing, or it was not asked for."""
 
@@ -89,11 +94,11 @@ def _load(path: Path, dataset: Dataset, *, sampled: bool, with_model: bool) -> C
     run = Run.open(path)
     if "agent" not in run.config:
         raise ValueError(f"run: expected one of an agent, such as SAC's or MOPO's, got one of {run.algo}: {path}")
-    spaces = _Spaces(*dataset.spaces())
     own = _own_spaces(run)
     if own is not None:
-        _check_spaces(spaces, own, run)
-    agent = load_agent(run, own or spaces)
+        dataset = _with_own_bounds(dataset, own)
+        _check_spaces(_Spaces(*dataset.spaces()), own, run)
+    agent = load_agent(run, own or _Spaces(*dataset.spaces()))
     check_sizes(dataset, agent)
     _check_environment(run, dataset)
     if sampled and not agent.samples:
@@ -101,7 +106,7 @@ def _load(path: Path, dataset: Dataset, *, sampled: bool, with_model: bool) -> C
             f"sampled: expected a run whose policy draws its actions, got {type(agent).__name__}, whose policy is "
             f"deterministic; leave it out: {path}"
         )
-    return Candidate(run, agent, _own_model(run, dataset, agent) if with_model else None)
+    return Candidate(run, agent, dataset, _own_model(run, dataset, agent) if with_model else None)
 
 
 def _check_playable(dataset: Dataset, candidates: Sequence[Candidate], episodes: int) -> None:
@@ -155,6 +160,22 @@ def _own_spaces(run: Run) -> _Spaces | None:
             return _Spaces(env.observation_space, env.action_space)
     except ValueError:
         return None
+
+
+def _with_own_bounds(dataset: Dataset, own: _Spaces) -> Dataset:
+    """A dataset that does not say which actions there are, with those of a run.
+
+    Raises:
+        DatasetError: it has others.
+    """
+    space, info = own.action_space, dataset.info
+    if dataset.action_dim is None and info.actions is None and isinstance(space, gym.spaces.Discrete):
+        bounded = replace(dataset, info=replace(info, actions=int(space.n)))
+    else:
+        bounded = with_bounds(dataset, own)
+    if bounded is not dataset:
+        check_dataset(bounded, allow=get_args(Doubt))
+    return bounded
 
 
 def _check_spaces(data: _Spaces, own: _Spaces, run: Run) -> None:

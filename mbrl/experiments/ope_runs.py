@@ -76,15 +76,15 @@ def evaluate_runs(
     print(f"dataset: {len(data)} rows in {data.episodes} episodes, discount {config.discount:g}")
     shared: LearnedModel | None = None
     if model or (calibration and any(one.model is None for one in candidates)):
-        shared = evaluation_model(data, candidates[0].agent, seed=config.seed, cache=cache)
+        shared = evaluation_model(candidates[0].data, candidates[0].agent, seed=config.seed, cache=cache)
     every: dict[str, Any] = {}
     truths: dict[str, float] = {}
     reports: dict[Path, dict[str, Any]] = {}
     for path, candidate in zip(paths, candidates, strict=True):
-        policy = AgentPolicy(candidate.agent, sampled)
-        fitted = fit_critics(data, policy, config)
+        rows, policy = candidate.data, AgentPolicy(candidate.agent, sampled)
+        fitted = fit_critics(rows, policy, config)
         dynamics = shared.dynamics if model and shared else None
-        found = evaluate_policy(data, policy, config, dynamics=dynamics, fitted=fitted)
+        found = evaluate_policy(rows, policy, config, dynamics=dynamics, fitted=fitted)
         every[str(path)] = found
         report: dict[str, Any] = {
             "dataset": {"path": str(dataset.resolve()), "hash": data.hash()},
@@ -95,13 +95,13 @@ def evaluate_runs(
         print(f"\n{path}: value of the {'sampled' if sampled else 'deterministic'} policy")
         print("\n".join(f"  {one}" for one in found))
         if episodes:
-            truth = true_value(data, candidate.agent, config, sampled=sampled, episodes=episodes)
+            truth = true_value(rows, candidate.agent, config, sampled=sampled, episodes=episodes)
             truths[str(path)], report["environment"] = truth.score, vars(truth)
             low, high = (truth.value + 1.96 * sign * truth.error for sign in (-1, 1))
             note = f"{episodes} episodes; return up to the time limit {truth.score:.2f}"
             print(f"  {Estimate('environment', truth.value, low, high, note)}")
         if calibration and (used := candidate.model or shared):
-            made, scale = calibrate_run(candidate, data, used, fitted, config)
+            made, scale = calibrate_run(candidate, used, fitted, config)
             report["calibration"] = {**made.record(), "weight_units": scale}
             print(made)
             print(f"  weights are in units of --penalty-weight with {scale} units; see docs/trust.md")
@@ -117,10 +117,11 @@ def evaluate_runs(
 
 
 def calibrate_run(
-    candidate: Candidate, dataset: Dataset, model: LearnedModel, fitted: FittedQ, config: OPEConfig
+    candidate: Candidate, model: LearnedModel, fitted: FittedQ, config: OPEConfig
 ) -> tuple[Calibration, str]:
     """The calibration of a model, the run's own or another one; and the units of weights."""
     units: PenaltyUnits = getattr(model.config, "penalty_units", "data")
+    agent, dataset = candidate.agent, candidate.data
     learned_from = dataset if candidate.model is None else _learned_from(candidate.run, dataset)
     scale = reward_scale(learned_from) if units == "data" else 1.0
     penalties: dict[str, Penalty] = {}
@@ -131,7 +132,6 @@ def calibrate_run(
             continue
         if made is not None:
             penalties[kind] = made
-    agent = candidate.agent
     policy = AgentPolicy(agent, sampled=agent.samples)  # as in the rollouts of training
     report = calibrate(
         model.dynamics,

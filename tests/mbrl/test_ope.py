@@ -11,7 +11,7 @@ import torch
 
 from mbrl.cli import main
 from mbrl.data.collect import RandomPolicy, collect
-from mbrl.data.datasets import DatasetInfo, from_buffer, load_dataset, save_dataset
+from mbrl.data.datasets import DatasetError, DatasetInfo, from_buffer, load_dataset, save_dataset
 from mbrl.envs.make import make_env
 from mbrl.experiments.agent_runs import create_agent_run
 from mbrl.experiments.offline_runs import create_offline_run
@@ -19,6 +19,8 @@ from mbrl.experiments.ope import Choice, Estimate, OPEConfig, choose, evaluate_p
 from mbrl.experiments.ope_candidates import load_candidates
 from mbrl.experiments.ope_runs import true_value
 from mbrl.experiments.runs import train_run
+from mbrl.learners.behavior_cloning import BehaviorCloningConfig
+from mbrl.learners.dqn import DQNConfig
 from mbrl.learners.fqe import FQEConfig
 from mbrl.learners.sac import SACConfig
 from mbrl.learners.td3 import TD3Config
@@ -27,6 +29,7 @@ from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.agents import DQN, SAC
 from mbrl.pipelines.mopo_config import MOPOConfig, MOPOPreset
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.offline_config import OfflineConfig
 from mbrl.pipelines.policy_evaluation import AgentPolicy, model_value
 from mbrl.seeding import generator
 from tests.mbrl.tabular_cases import BEHAVIOUR, DISCOUNT, Table, data_of, exact
@@ -269,8 +272,44 @@ def test_data_of_another_environment_are_refused_and_of_another_version_warned_o
     with pytest.warns(UserWarning, match="dataset: it is of Pendulum-v0, the run of Pendulum-v1: values are those of"):
         candidates(paths[:1], older)
     other = replace(data, info=replace(data.info, env_id="Acrobot-v1"))
-    with pytest.raises(ValueError, match="^dataset: expected one of Pendulum-v1, as the run is, got one of Acro"):
+    with pytest.raises(ValueError, match=r"^dataset: expected one of Pendulum-v1, as the run is, got one of Acro"):
         candidates(paths, other)
+
+
+def boundless(data):
+    return replace(data, info=replace(data.info, env_id=None, action_low=None, action_high=None, actions=None))
+
+
+def test_bounds_that_the_data_do_not_say_are_those_of_the_run(pendulum, tmp_path):
+    """A run on such a file, with --env-id, is evaluated on that file, as a run that acted is."""
+    file, paths = pendulum
+    data = load_dataset(file)
+    bare = save_dataset(boundless(data), tmp_path / "bare.hdf5")
+    config = OfflineConfig(total_updates=2, batch_size=8, eval_every=0, checkpoint_every=2)
+    learner = BehaviorCloningConfig(hidden=(4,))
+    own = create_offline_run(tmp_path, bare, "bc", config, learner, seed=0, env_id="Pendulum-v1")
+    train_run(own, progress=False)
+    for one in candidates([*paths, own.path], load_dataset(bare)):
+        assert one.agent.action_space.high.tolist() == [2.0]
+        assert (one.data.info.action_low, one.data.info.action_high) == ((-2.0,), (2.0,))
+        assert one.data.hash() == data.hash()
+    command = ["ope", str(own.path), "--dataset", str(bare), "--updates", "20", "--discount", "0.9", "--no-model"]
+    assert main(command) == 0
+    with pytest.raises(DatasetError, match=r"actions: \d+ outside \[-2.0\] to \[2.0\], the first in episode 0"):
+        candidates(paths, replace(boundless(data), actions=2 * data.actions))
+
+
+def test_discrete_actions_that_the_data_do_not_show_are_those_of_the_run(tmp_path):
+    """Data in which the last action was never taken."""
+    env = make_env("CartPole-v1", discrete=True)
+    config = OffPolicyConfig(total_timesteps=20, initial_steps=10, batch_size=8, eval_every=0, checkpoint_every=20)
+    run = create_agent_run(tmp_path, "CartPole-v1", "dqn", config, DQNConfig(hidden=(8,)), seed=0)
+    train_run(run, progress=False)
+    data = boundless(from_buffer(collect(env, RandomPolicy(env.action_space), 60), DatasetInfo.of(env)))
+    (one,) = candidates([run.path], replace(data, actions=0 * data.actions))
+    assert one.data.info.actions == 2
+    with pytest.raises(DatasetError, match="actions: 60 outside 0 to 1"):
+        candidates([run.path], replace(data, actions=0 * data.actions + 2))
 
 
 def candidates(paths, data):
