@@ -49,16 +49,14 @@ def format_of(path: Path) -> Format:
 
 def read(path: Path, *, mapped: bool = False) -> Dataset:
     """See `mbrl.data.datasets.load_dataset`."""
-    kind = format_of(path)
-    if kind == "native":
+    if format_of(path) == "native":
         data = hdf5.read(path, mapped=mapped)
-        check_dataset(data, allow=get_args(Doubt))
-        return data
-    if mapped:
+    elif mapped:
         raise DatasetError(f"{path}: expected a native file to be mapped; make one with mbrl dataset import")
-    first, *others = list(parts_of(path))
-    data = first.concatenate(*others) if others else first
-    check_dataset(data, allow=("constant", "single"))
+    else:
+        first, *others = list(parts_of(path))
+        data = first.concatenate(*others) if others else first
+    check_dataset(data, allow=get_args(Doubt))
     return data
 
 

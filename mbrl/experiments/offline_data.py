@@ -6,9 +6,21 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from mbrl.data.dataset_checks import allowed_at_import, check_dataset
 from mbrl.data.dataset_info import DatasetInfo, info_from, info_text
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import Spaces
+
+
+def check_learnable(data: Dataset) -> None:
+    """Look for what makes data misleading to learn from, or to evaluate on, but for what import let through.
+
+    A constant dimension, or a single episode, is nothing to be proud of, but it can be learned from.
+
+    Raises:
+        DatasetError: see `mbrl.data.check_dataset`.
+    """
+    check_dataset(data, allow=("constant", "single", *allowed_at_import(data.info)))
 
 
 def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from mbrl.data.dataset_checks import allowed_at_import, check_dataset
 from mbrl.data.dataset_info import DatasetError, info_from, plain_id
 from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.metrics import UPDATE
-from mbrl.experiments.offline_data import same_info, with_bounds
+from mbrl.experiments.offline_data import check_learnable, same_info, with_bounds
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import X_AXIS, Run
 from mbrl.experiments.scores import normalized_score
@@ -105,8 +104,7 @@ def create_offline_run(
     chosen, env = _evaluated_in(data, env_id)
     with contextlib.nullcontext() if env is None else closing(env):
         data = with_bounds(data, env)
-        # Nothing to be proud of, but it can be learned from.
-        check_dataset(data, allow=("constant", "single", *allowed_at_import(data.info)))
+        check_learnable(data)
         agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
         if env is not None:
             check_match(env, agent, str(agent.device))

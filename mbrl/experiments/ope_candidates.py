@@ -18,7 +18,7 @@ from mbrl.data.dataset_info import Doubt, plain_id
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import agent_env, closing, environment, load_agent
 from mbrl.experiments.checkpoint import load_checkpoint
-from mbrl.experiments.offline_data import with_bounds
+from mbrl.experiments.offline_data import check_learnable, with_bounds
 from mbrl.experiments.offline_runs import OFFLINE, offline_settings, run_dataset
 from mbrl.experiments.run import Run
 from mbrl.pipelines.agents import Agent, check_match
@@ -60,6 +60,7 @@ def load_candidates(
         episodes: how many they are to play in the dataset's environment.
 
     Raises:
+        DatasetError: see `check_learnable`.
         ValueError: there is no such run, it has no agent or no checkpoint, its policy draws no actions where `sampled`
             is asked for, the dataset is of another environment, does not fit it or has one episode only, or there is no
             environment that fits it where `episodes` are asked for.
@@ -69,6 +70,7 @@ def load_candidates(
     if episodes < 0:
         raise ValueError(f"episodes: expected 0 or more, got {episodes}")
     check_bootstrap(dataset)
+    check_learnable(dataset)
     made = [_load(path, dataset, sampled=sampled, with_model=with_model) for path in paths]
     if episodes:
         _check_playable(dataset, made, episodes)

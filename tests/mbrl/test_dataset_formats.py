@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,10 @@ from mbrl.data.datasets import DatasetError, load_dataset, save_dataset
 from mbrl.data.probe import probe
 from mbrl.experiments import dataset_commands
 from mbrl.experiments.conversion import import_dataset
+from mbrl.experiments.offline_runs import create_offline_run
+from mbrl.experiments.ope_candidates import load_candidates
+from mbrl.learners.behavior_cloning import BehaviorCloningConfig
+from mbrl.pipelines.offline_config import OfflineConfig
 from tests.mbrl.dataset_cases import INFO, a_dataset
 
 DATA = a_dataset()
@@ -96,7 +101,6 @@ def shifted() -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"next_observations": shifted()}, "episode 1, row 6 .* ends in the next episode's first observation"),
         ({"timeouts": np.arange(12) == 2}, "not so in episode 1, row 3: arrays are misaligned, or the end"),
         ({"next_observations": np.roll(shifted(), 1, 0)}, "not so in episode 0, row 0"),
         ({"actions": DATA.actions[:-1]}, "expected 12 actions, as many as rewards, got 11: the arrays are misaligned"),
@@ -112,6 +116,41 @@ def test_what_is_wrong_in_d4rls_layout_is_told_with_its_place(tmp_path: Path, ch
     with pytest.raises(DatasetError, match=message):
         load_dataset(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore:no evaluation", "ignore:action bounds")
+@pytest.mark.parametrize("kind", ["native", "d4rl", "minari", "somebody's d4rl"])
+def test_what_may_be_right_after_all_is_let_through_on_request_in_every_layout(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All readers read it; the commands that learn, evaluate, verify and import refuse it unless they are told."""
+    seen = DATA.observations.copy()
+    ends = DATA.ends + np.arange(3) + 1
+    seen[ends[:-1]] = seen[ends[:-1] + 1]
+    info = replace(INFO, env_id=None, env_kwargs={})
+    data = replace(DATA, observations=seen, info=info)
+    if kind == "native":
+        path = save_dataset(data, tmp_path / "a.hdf5")
+    elif kind == "minari":
+        path = minari_io.write(iter([data]), tmp_path / "a-v0")
+    elif kind == "d4rl":
+        path = d4rl.write(data, tmp_path / "a.hdf5")
+    else:
+        path = foreign(tmp_path / "a.hdf5", next_observations=shifted())
+    assert load_dataset(path).episodes == 3
+    told = r"episode 1, row 6 \(step 2 of 3\) ends in the next episode's first observation"
+    learner = BehaviorCloningConfig(hidden=(4,))
+    with pytest.raises(DatasetError, match=told):
+        create_offline_run(tmp_path, path, "bc", OfflineConfig(), learner, seed=0)
+    with pytest.raises(DatasetError, match=told):
+        load_candidates([tmp_path], load_dataset(path), sampled=False, with_model=False, episodes=0)
+    with pytest.raises(DatasetError, match=told):
+        import_dataset(path, tmp_path / "new.hdf5")
+    assert main(["dataset", "verify", str(path)]) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert main(["dataset", "verify", str(path), "--allow", "jump"]) == 0
+    assert "no defects in 12 rows of 3 episodes" in capsys.readouterr().out
+    assert len(import_dataset(path, tmp_path / "new.hdf5", allow=["jump"])) == 12
 
 
 @pytest.mark.parametrize("discrete", [False, True])
