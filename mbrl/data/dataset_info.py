@@ -20,7 +20,8 @@ class DatasetInfo:
     """What a dataset says about itself; everything in it can stand in JSON."""
 
     env_id: str | None = None
-    """Gymnasium id of the environment; None: unknown."""
+    """Gymnasium id of the environment, with the module that registers it where it was made so (`module:Env-v0`); None:
+    unknown."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Options it was made with, beside the registered ones."""
     action_low: tuple[float, ...] | None = None
@@ -35,8 +36,14 @@ class DatasetInfo:
     """Where the data come from: the policy and run, or the file that they were imported from."""
 
     @staticmethod
-    def of(env: gym.Env, **fields: Any) -> "DatasetInfo":
-        """What an environment tells; `fields` are the others.
+    def of(env: gym.Env, *, made_by: str | None = None, **fields: Any) -> "DatasetInfo":
+        """What an environment tells.
+
+        Args:
+            env: the environment.
+            made_by: the id that it was made by: the environment itself has forgotten a module in it, without which
+                nobody else finds it.
+            fields: the others.
 
         Raises:
             ValueError: the action space is neither a flat Box nor a Discrete from 0.
@@ -51,7 +58,8 @@ class DatasetInfo:
             raise ValueError(f"env: expected actions in a flat Box or a Discrete from 0, got {env.action_space}")
         if env.spec is not None:
             options = {k: v for k, v in env.spec.kwargs.items() if k != "render_mode"}
-            space = {"env_id": env.spec.id, "env_kwargs": options, **space}
+            module, colon, _ = (made_by or "").rpartition(":")
+            space = {"env_id": module + colon + env.spec.id, "env_kwargs": options, **space}
         return DatasetInfo(**{**space, **fields})
 
 

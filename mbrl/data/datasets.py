@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mbrl.data.buffer import PACKED, ReplayBuffer
 from mbrl.data.dataset_checks import ROWS, check_structure
-from mbrl.data.dataset_info import DatasetError, DatasetInfo
+from mbrl.data.dataset_info import DatasetError, DatasetInfo, plain_id
 from mbrl.types import TransitionBatch
 
 __all__ = ["Dataset", "DatasetError", "DatasetInfo", "dataset_buffer", "from_buffer", "load_dataset", "save_dataset"]
@@ -200,7 +200,7 @@ class Dataset:
     def _check_same(self, info: DatasetInfo) -> None:
         names = ["action_low", "action_high", "actions"]
         if self.info.env_id is not None and info.env_id is not None:
-            names += ["env_id", "env_kwargs"]
+            names += ["env_kwargs"] if plain_id(self.info.env_id) == plain_id(info.env_id) else ["env_id"]
         for name in names:
             mine, its = getattr(self.info, name), getattr(info, name)
             if mine != its and mine is not None and its is not None:

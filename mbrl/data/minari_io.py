@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from mbrl.data.dataset_checks import says_something
-from mbrl.data.dataset_info import info_from, info_text
+from mbrl.data.dataset_info import info_from, info_text, plain_id
 from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo
 from mbrl.data.hdf5 import check_free, digest, h5, opened
 from mbrl.data.probe import probe
@@ -247,7 +247,7 @@ def _spec(info: DatasetInfo) -> Any:
     if info.env_id is None:
         return None
     try:
-        spec = copy.deepcopy(gym.spec(info.env_id))
+        spec = copy.deepcopy(gym.spec(plain_id(info.env_id)))
     except gym.error.Error:
         return None
     spec.kwargs.update(info.env_kwargs)

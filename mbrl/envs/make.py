@@ -40,7 +40,7 @@ def make_env(
             Swimmer-v5: the observation includes x, without which it does not tell the reward).
 
     Raises:
-        ValueError: there is no such environment or module, or its spaces are not supported.
+        ValueError: there is no such environment, module or option, or its spaces are not supported.
     """
     name = env_id.rpartition(":")[2]
     options = kwargs if as_registered else {**task_options(name), **kwargs}
@@ -52,6 +52,8 @@ def make_env(
         raise ValueError(_unknown(env_id)) from error
     except (gym.error.Error, ImportError) as error:  # malformed, deprecated, a missing module or dependency
         raise ValueError(f"env_id: can't make {env_id!r}: {error}") from error
+    except TypeError as error:  # what Gymnasium raises where the environment has no such option
+        raise ValueError(f"env_id: can't make {env_id!r}, or not with options {options}: {error}") from error
     try:
         if check:
             check_spaces(env, discrete=discrete)

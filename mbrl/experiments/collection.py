@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.collect import Collector
+from mbrl.data.dataset_info import plain_id
 from mbrl.data.datasets import Dataset, DatasetInfo, from_buffer
 from mbrl.envs.make import make_env
 from mbrl.experiments import runs
@@ -93,7 +94,7 @@ def replay_dataset(run: Run, steps: int | None = None) -> Dataset:
     real = meta["counters"]["steps"]
     origin = {"kind": "medium-replay", "run": run.path.resolve().name, "algo": run.algo, "run_steps": real}
     text = f"replay buffer of {run.algo} after {real} steps, seed {run.seed}"
-    info = DatasetInfo.of(env, versions=run.header["versions"], description=text, origin=origin)
+    info = DatasetInfo.of(env, made_by=run.env_id, versions=run.header["versions"], description=text, origin=origin)
     buffer = _stored_buffer(stored, env)
     env.close()
     dataset = from_buffer(buffer, info)
@@ -145,7 +146,7 @@ def _play(
         env = make_env(env_id, discrete=True, as_registered=True)
     else:
         env = runs.run_env(opened)
-        if env_id not in (None, opened.env_id):
+        if env_id is not None and plain_id(env_id) != plain_id(opened.env_id):
             raise ValueError(f"env_id: expected {opened.env_id}, which {run} was trained on, or none, got {env_id}")
     origin: dict[str, Any] = {"kind": kind, "seed": seed}
     if kind == "random" or opened is None:
@@ -155,7 +156,8 @@ def _play(
         origin |= {"deterministic": deterministic}
     behaviour = _behaviour(kind, opened, env, seed=seed, planner=planner, deterministic=deterministic, noise=noise)
     text = f"{kind}: {steps} steps by {origin['policy']}"
-    info = DatasetInfo.of(env, versions=versions(), description=text, origin=origin)
+    made_by = env_id if opened is None else opened.env_id
+    info = DatasetInfo.of(env, made_by=made_by, versions=versions(), description=text, origin=origin)
     dataset = play_dataset(env, behaviour, steps, seed=seed, info=info)
     env.close()
     return dataset

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mbrl.data import d4rl, minari_io
 from mbrl.data.dataset_checks import check_dataset
-from mbrl.data.dataset_info import Doubt
+from mbrl.data.dataset_info import Doubt, plain_id
 from mbrl.data.datasets import Dataset, DatasetInfo, load_dataset
 from mbrl.data.formats import parts_of, save_parts
 from mbrl.envs.make import make_env
@@ -32,7 +32,7 @@ def import_dataset(
     info = None
     if env_id is not None:
         env = make_env(env_id, discrete=True, as_registered=True)
-        info = DatasetInfo.of(env)
+        info = DatasetInfo.of(env, made_by=env_id)
         env.close()
     parts = parts_of(source, drop_ends=drop_ends)
     if info is not None:
@@ -52,7 +52,8 @@ def import_dataset(
 
 def _known(info: DatasetInfo, known: dict[str, Any]) -> DatasetInfo:
     """What is known of an environment, with the source's own options where it names the same one."""
-    options = info.env_kwargs if info.env_id == known["env_id"] else known["env_kwargs"]
+    same = info.env_id is not None and plain_id(info.env_id) == plain_id(known["env_id"])
+    options = info.env_kwargs if same else known["env_kwargs"]
     return replace(info, **{**known, "env_kwargs": options})
 
 

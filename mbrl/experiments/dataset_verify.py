@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from mbrl.data.dataset_info import plain_id
 from mbrl.data.datasets import Dataset, DatasetError
 from mbrl.envs.make import make_env
 from mbrl.envs.tasks import task_of
@@ -47,7 +48,7 @@ def verify_dataset(
     name = env_id or data.info.env_id
     if name is None:
         raise ValueError("env_id: expected one, for the dataset does not name its environment, got none")
-    same = name == data.info.env_id
+    same = data.info.env_id is not None and plain_id(name) == plain_id(data.info.env_id)
     options = dict(env_kwargs if env_kwargs is not None else data.info.env_kwargs if same else {})
     env = make_env(name, discrete=True, as_registered=True, **options)
     try:

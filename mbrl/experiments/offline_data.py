@@ -7,7 +7,7 @@ from pathlib import Path
 import gymnasium as gym
 
 from mbrl.data.dataset_checks import allowed_at_import, check_dataset
-from mbrl.data.dataset_info import DatasetInfo, info_from, info_text
+from mbrl.data.dataset_info import DatasetInfo, info_from, info_text, plain_id
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import Spaces
 
@@ -40,7 +40,7 @@ def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
     present = info_from(info_text(now), place)
     for name in ("env_id", "env_kwargs", "action_low", "action_high", "actions"):
         was, found = getattr(began, name), getattr(present, name)
-        if was != found:
+        if was != found and not (name == "env_id" and was and found and plain_id(was) == plain_id(found)):
             raise ValueError(
                 f"dataset: expected the {name} that the run began with, {was}, got {found} in {place}: start a new run"
             )

@@ -45,7 +45,7 @@ def true_replay(env: gym.Env) -> Replay | None:
         options = {k: v for k, v in env.spec.kwargs.items() if k != "render_mode"}
         try:
             env = make_env(env.spec.id, as_registered=True, **{**options, _WITHOUT_X: False})
-        except TypeError:  # there is no such option
+        except ValueError:  # there is no such option
             return None
         shown = task(env)
         if shown is None or shown.physics is None or shown.physics.state_from_obs is None:

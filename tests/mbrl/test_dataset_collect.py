@@ -1,6 +1,8 @@
 """Datasets made by playing and out of replay buffers."""
 
 import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,12 +12,14 @@ import torch
 from scipy.stats import truncnorm
 
 from mbrl.cli import main
-from mbrl.data.datasets import load_dataset
+from mbrl.data.datasets import DatasetInfo, load_dataset, save_dataset
 from mbrl.experiments import runs
 from mbrl.experiments.agent_runs import create_agent_run, train_agent_run
 from mbrl.experiments.behaviours import Played, around
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.collection import collect_dataset, replay_dataset
+from mbrl.experiments.offline_data import same_info
+from mbrl.experiments.ope_candidates import dataset_env
 from mbrl.experiments.run import Run
 from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
@@ -168,6 +172,43 @@ def test_another_environment_than_the_run_has_is_refused(run: Run) -> None:
         collect_dataset("medium", run=str(run.path), env_id="Hopper-v5", steps=5)
     with pytest.raises(ValueError, match=r"rows: expected a number from 1 to \d+, got 81"):
         replay_dataset(run, 81)
+
+
+MODULE = """
+import gymnasium as gym
+gym.register("CollectTest-v0", entry_point="gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20)
+"""
+
+
+def test_an_environment_with_a_module_is_found_by_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By those that learn, verify, import and go on with what was collected."""
+    name = "module_of_dataset_collect_test"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    out, bare, again = (tmp_path / f"{file}.hdf5" for file in ("out", "bare", "again"))
+
+    def fresh(arguments: list[str]) -> int:
+        """Without what commands before have imported, as in a process of its own."""
+        sys.modules.pop(name, None)
+        gym.registry.pop("CollectTest-v0", None)
+        return main(arguments)
+
+    env_id = f"{name}:CollectTest-v0"
+    assert fresh(["dataset", "collect", "random", "--env-id", env_id, "--steps", "40", "--out", str(out)]) == 0
+    data = load_dataset(out)
+    assert data.info.env_id == env_id
+    assert fresh(["dataset", "verify", str(out)]) == 0
+    save_dataset(replace(data, info=DatasetInfo()), bare)
+    assert fresh(["dataset", "import", str(bare), "--env-id", env_id, "--out", str(again)]) == 0
+    assert load_dataset(again).info.env_id == env_id
+    plain = replace(data, info=replace(data.info, env_id="CollectTest-v0"))
+    assert data.concatenate(plain).episodes == 4
+    assert same_info(plain.info, data.info, out) == plain.info
+    dataset_env(data).close()
+    sys.modules.pop(name)
+    gym.registry.pop("CollectTest-v0")
 
 
 def test_the_command_writes_a_new_file_once(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,16 @@ def test_another_environment_is_refused() -> None:
         verify_dataset(replace(data, info=DatasetInfo()))
 
 
+def test_the_datasets_options_are_those_of_its_environment_however_its_module_is_named() -> None:
+    """With x, a Hopper observes 12 numbers instead of 11."""
+    env = make_env("Hopper-v5")
+    data = play_dataset(env, Uniform(env.action_space, 0), 30, seed=0, info=DatasetInfo.of(env))
+    assert verify_dataset(data, env_id="gymnasium.envs:Hopper-v5").reward
+    unknown = replace(data, info=replace(data.info, env_kwargs={"foo": 1}))
+    with pytest.raises(ValueError, match=r"env_id: can't make 'Hopper-v5', or not with options {'foo': 1}"):
+        verify_dataset(unknown)
+
+
 def test_a_missing_termination_is_a_warning_that_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

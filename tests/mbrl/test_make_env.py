@@ -49,6 +49,11 @@ def test_what_is_refused(env_id: str, message: str) -> None:
         make_env(env_id)
 
 
+def test_an_option_that_the_environment_does_not_know_is_told() -> None:
+    with pytest.raises(ValueError, match=r"env_id: can't make 'Pendulum-v1', or not with options {'foo': 1}: .*'foo'"):
+        make_env("Pendulum-v1", foo=1)
+
+
 class Spaces(gym.Env):
     def __init__(self, obs: gym.Space, action: gym.Space) -> None:
         self.observation_space, self.action_space = obs, action
