@@ -6,9 +6,11 @@ never interpreted. Behind it stand the arrays of `Dataset` by name, and `info` a
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ FORMAT = 1
 BLOCK = 512
 KINDS = ("native", "d4rl")
 MAGIC = b'{"mbrl-planners'
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What making a second name of a file fails with where a file system has none, such as FAT and many of FUSE."""
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
@@ -69,21 +73,50 @@ def check_free(path: Path) -> None:
         raise ValueError(f"path: expected a new file, for datasets are not overwritten, but {path} is there already")
 
 
+def prepare(path: Path) -> None:
+    """Make the folder of a new file, and try whether one can be made in it, before there is anything to lose.
+
+    Raises:
+        ValueError: see `check_free`.
+        OSError: it can't.
+    """
+    check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+        pass
+
+
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A hidden file beside `path` to write to, which takes that name once it is whole.
 
     Raises:
         ValueError: see `check_free`.
+        FileExistsError: somebody else has made the file since.
     """
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.parent / f".{path.name}.{os.getpid()}"
     try:
         yield staged
-        os.link(staged, path)  # unlike a rename, fails where somebody else has made the file since
+        _take_name(staged, path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _take_name(staged: Path, path: Path) -> None:
+    """Give a file its name: unlike a rename alone, this fails where somebody else has taken it."""
+    try:
+        os.link(staged, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        try:
+            os.replace(staged, path)
+        except OSError:
+            path.unlink()
+            raise
 
 
 def read(path: Path, *, mapped: bool = False) -> Dataset:

@@ -42,12 +42,12 @@ def collect(
     import torch
 
     from mbrl.data.datasets import save_dataset
-    from mbrl.data.hdf5 import check_free, h5
+    from mbrl.data.hdf5 import h5, prepare
     from mbrl.experiments.collection import collect_dataset
 
     torch.set_num_threads(threads)
     h5()  # what is missing is told before there is anything to lose
-    check_free(out)
+    prepare(out)
     dataset = collect_dataset(
         kind,
         steps=steps,

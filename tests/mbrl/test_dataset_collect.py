@@ -174,6 +174,19 @@ def test_another_environment_than_the_run_has_is_refused(run: Run) -> None:
         replay_dataset(run, 81)
 
 
+def test_a_place_that_can_not_be_written_to_is_told_before_anything_is_played(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    arguments = ["dataset", "collect", "random", "--env-id", ENV, "--steps", "20"]
+    assert main([*arguments, "--out", str(tmp_path / "file" / "data.hdf5")]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ")
+    assert said.out == ""
+    assert main([*arguments, "--out", str(tmp_path / "new" / "folder" / "data.hdf5")]) == 0
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["data.hdf5"]
+
+
 MODULE = """
 import gymnasium as gym
 gym.register("CollectTest-v0", entry_point="gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20)

@@ -1,5 +1,7 @@
 """Datasets in memory and in native files, and what is found wrong with them."""
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from mbrl.data.datasets import (
     save_dataset,
 )
 from mbrl.data.formats import parts_of, pieces, save_parts
+from mbrl.data.hdf5 import new_file
 from tests.mbrl.dataset_cases import INFO, a_dataset
 
 DATA = a_dataset()
@@ -213,6 +216,32 @@ def test_a_native_file_gives_back_every_bit(tmp_path: Path, mapped: bool) -> Non
     assert [file.name for file in path.parent.iterdir()] == ["data.hdf5"]
     with pytest.raises(ValueError, match="datasets are not overwritten"):
         save_dataset(DATA, path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_takes_its_name_whole_and_from_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Also where a file system has no hard links."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = save_dataset(DATA, tmp_path / "data.hdf5")
+    assert load_dataset(path).hash() == DATA.hash()
+    raced = tmp_path / "raced"
+
+    def race() -> None:
+        with new_file(raced) as staged:
+            staged.write_text("mine")
+            raced.write_text("theirs")
+
+    with pytest.raises(FileExistsError):
+        race()
+    assert raced.read_text() == "theirs"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["data.hdf5", "raced"]
 
 
 def test_pieces_make_the_same_file_as_the_whole(tmp_path: Path) -> None:
