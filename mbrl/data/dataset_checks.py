@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 ROWS = ("actions", "rewards", "terminated", "truncated", "log_probs")
 """The arrays with one entry a row."""
 
+LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it, a number is infinite where it is learned from, which is in float32."""
+
 _SPAN = 1_000_000
 """Rows that are looked at together."""
 
@@ -20,8 +23,8 @@ _SPAN = 1_000_000
 def check_dataset(data: "Dataset", *, allow: Collection[Doubt] = ()) -> None:
     """Look for everything that makes data useless or misleading for learning.
 
-    Numbers that are not finite (log-probabilities may be NaN: unknown), and actions outside the bounds, are always
-    wrong. What `allow` names is let through:
+    Numbers that are not finite (log-probabilities may be NaN: unknown) or would not be in float32, in which is learned,
+    and actions outside the bounds, are always wrong. What `allow` names is let through:
 
     - "constant": a dimension of observations never changes.
     - "single": there is one episode only, so that none can be held out.
@@ -55,11 +58,15 @@ def _not_finite(data: "Dataset") -> Iterator[str]:
         array = getattr(data, name)
         if array.dtype.kind != "f":
             continue
-        bad = [int(i) + start for start, x in _spans(array) for i in np.flatnonzero(~_finite(x))]
-        if bad:
-            row = bad[0] if name != "observations" else _row_of(data, bad[0])
-            yield f"{name}: {len(bad)} with NaN or infinity, the first in {data.place(row)}: {array[bad[0]].tolist()}"
-    wrong = np.flatnonzero(np.isinf(data.log_probs))
+        found = [i + start for start, x in _spans(array) for i in np.flatnonzero(~_all(np.abs(x) <= LARGEST))]
+        bad = np.asarray(found, dtype=np.int64)
+        finite = _all(np.isfinite(array[bad]))
+        for what, rows in (("NaN or infinity", bad[~finite]), (f"numbers beyond {LARGEST:.2g}", bad[finite])):
+            if len(rows):
+                first = int(rows[0])
+                place = data.place(first if name != "observations" else _row_of(data, first))
+                yield f"{name}: {len(rows)} with {what}, the first in {place}: {array[first].tolist()}"
+    wrong = np.flatnonzero(np.abs(data.log_probs) > LARGEST)
     if len(wrong):
         yield f"log_probs: {len(wrong)} infinite, the first in {data.place(int(wrong[0]))}; NaN stands for unknown"
 
@@ -138,9 +145,8 @@ def _spans(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, array[start : start + _SPAN]
 
 
-def _finite(x: np.ndarray) -> np.ndarray:
-    finite: np.ndarray = np.isfinite(x).reshape(len(x), -1).all(-1)
-    return finite
+def _all(fine: np.ndarray) -> np.ndarray:
+    return np.asarray(fine.all(axis=tuple(range(1, fine.ndim))))
 
 
 def check_structure(data: "Dataset") -> None:

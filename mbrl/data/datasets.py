@@ -301,8 +301,8 @@ def save_dataset(dataset: Dataset, path: str | Path) -> Path:
 def load_dataset(path: str | Path, *, mapped: bool = False) -> Dataset:
     """Read a dataset: a native file, an HDF5 file in D4RL's layout, or the folder of a Minari dataset.
 
-    The file is only read. Numbers that are not finite, and actions out of bounds, are errors; for what may be wrong
-    beyond that see `mbrl.data.check_dataset`, which `mbrl dataset verify` and `import` use.
+    The file is only read. Numbers that are not finite in float32, and actions out of bounds, are errors; for what may
+    be wrong beyond that see `mbrl.data.check_dataset`, which `mbrl dataset verify` and `import` use.
 
     Args:
         path: file or folder.

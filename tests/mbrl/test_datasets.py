@@ -154,6 +154,25 @@ def test_defects_are_told_together_with_their_first_place() -> None:
     check_dataset(DATA)
 
 
+def test_numbers_beyond_float32_are_defects_with_their_place() -> None:
+    """float64 holds them, and training would meet infinity."""
+    obs, rewards, logs = DATA.observations.astype(np.float64), DATA.rewards.copy(), DATA.log_probs.copy()
+    obs[9, 1] = -3.5e38
+    rewards[3] = 1e39
+    rewards[5] = np.inf
+    logs[2] = -1e39
+    wrong = replace(DATA, observations=obs, rewards=rewards, log_probs=logs)
+    with pytest.raises(DatasetError) as caught:
+        check_dataset(wrong)
+    text = str(caught.value)
+    assert "observations: 1 with numbers beyond 3.4e+38, the first in episode 2, row 7 (step 0 of 5)" in text
+    assert "rewards: 1 with numbers beyond 3.4e+38, the first in episode 0, row 3 (step 3 of 4): 1e+39" in text
+    assert "rewards: 1 with NaN or infinity, the first in episode 1, row 5 (step 1 of 3): inf" in text
+    assert "log_probs: 1 infinite, the first in episode 0, row 2" in text
+    largest = np.finfo(np.float32).max
+    check_dataset(replace(DATA, rewards=np.where(np.arange(12) == 3, -float(largest), DATA.rewards)))
+
+
 def test_doubtful_data_can_be_let_through() -> None:
     constant = DATA.observations.copy()
     constant[:, 2] = 0.5
