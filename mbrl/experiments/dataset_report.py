@@ -13,6 +13,13 @@ SAMPLE = 100_000
 """Rows that alignment, coverage and duplicates are looked for in, evenly spread over the episodes."""
 NEAR_BOUND = 0.01
 """An action is saturated where it is as near to a bound, in the range from one to the other."""
+ENOUGH = 10
+"""Rows for every number that a linear fit of changes has, below which it says nothing of shifts."""
+CLEARLY, STILL = 1.3, 1.1
+"""Of changes, how many times as much a row's own action leaves unexplained as a neighbour's does, where actions are
+shifted; and as that does of a neighbour's which its observation does not tell."""
+NOTHING = 1e-6
+"""Unexplained shares below this are rounding."""
 BINS, BAR = 10, 40
 
 
@@ -33,6 +40,9 @@ class Inspection:
     fit: tuple[float, float]
     """Share of the variance of changes that is linear in (obs, action): with each row's action, and with that of the
     row before or behind it, whichever is more. NaN where there are too few rows."""
+    misaligned: tuple[int, ...]
+    """Dimensions of observations of whose changes neighbouring rows' actions explain clearly more than rows' own do;
+    empty where there are few rows, too."""
     saturated: np.ndarray
     """[act] share of actions at a bound; empty where bounds are not known."""
     directions: float
@@ -58,6 +68,7 @@ def inspect_dataset(data: Dataset) -> Inspection:
     at_limit = (data.lengths == longest) & terminated
     limit = int(at_limit.sum()) if at_limit.sum() > 1 and not truncated[data.lengths == longest].any() else 0
     low, high = data.observations.min(0), data.observations.max(0)
+    fit, misaligned = _alignment(some)
     result = Inspection(
         rows=len(data),
         episodes=data.episodes,
@@ -65,7 +76,8 @@ def inspect_dataset(data: Dataset) -> Inspection:
         terminated=int(terminated.sum()),
         truncated=int(truncated.sum()),
         terminated_at_limit=limit if longest > 1 else 0,
-        fit=_alignment(some),
+        fit=fit,
+        misaligned=misaligned,
         saturated=_saturated(data),
         directions=_directions(some),
         constant=tuple(np.flatnonzero(low == high).tolist()),
@@ -148,31 +160,46 @@ def _sample(data: Dataset) -> Dataset:
     return some if len(some) <= 2 * SAMPLE else some.head(2 * SAMPLE)
 
 
-def _alignment(data: Dataset) -> tuple[float, float]:
-    """R^2 of changes on (obs, action), with the rows' own actions, and with those of their better neighbours."""
+def _alignment(data: Dataset) -> tuple[tuple[float, float], tuple[int, ...]]:
+    """R^2 of changes on (obs, action), with the rows' own actions and with those of their better neighbours; and the
+    dimensions in which neighbours explain more."""
     first = data.ends - data.lengths + 1
     rows = np.delete(np.arange(len(data)), np.concatenate([first, data.ends]))
     if len(rows) < 10:
-        return float("nan"), float("nan")
-    at = rows + np.searchsorted(data.ends, rows)
-    obs = _standard(data.observations)
+        return (float("nan"), float("nan")), ()
+    starts = np.arange(len(data)) + np.searchsorted(data.ends, np.arange(len(data)))
+    at, obs, action = starts[rows], _standard(data.observations), _columns(data)
     change = _standard(data.observations[at + 1].astype(np.float64) - data.observations[at])
-    own, before, behind = (_explained(obs[at], _columns(data, rows + shift), change) for shift in (0, -1, 1))
-    return own, max(before, behind)
+
+    def unexplained(actions: np.ndarray) -> np.ndarray:
+        share: np.ndarray = (_rest(np.concatenate([obs[at], actions], 1), change) ** 2).mean(0)
+        return np.where(change.var(0) > 0, share, np.nan)
+
+    own, before, behind = (unexplained(action[rows + shift]) for shift in (0, -1, 1))
+    if np.isnan(own).all():
+        return (float("nan"), float("nan")), ()
+    fit = 1 - float(np.nanmean(own)), 1 - float(min(np.nanmean(before), np.nanmean(behind)))
+    if len(rows) < ENOUGH * (obs.shape[1] + action.shape[1] + 1):
+        return fit, ()
+    # A policy's next action tells where a step led, without any shift; what its observation does not tell of it can't.
+    seen = obs[starts]
+    unforeseen = unexplained(_rest(np.concatenate([seen, seen**2], 1), action)[rows + 1])
+    late = (own > CLEARLY * (behind + NOTHING)) & (own > STILL * (unforeseen + NOTHING))
+    return fit, tuple(np.flatnonzero((own > CLEARLY * (before + NOTHING)) | late).tolist())
 
 
-def _columns(data: Dataset, rows: np.ndarray) -> np.ndarray:
+def _columns(data: Dataset) -> np.ndarray:
     if data.action_dim is None:
-        return np.eye(int(data.actions.max()) + 1)[data.actions[rows]]
-    return _standard(data.actions[rows])
+        return np.eye(int(data.actions.max()) + 1)[data.actions]
+    return _standard(data.actions)
 
 
-def _explained(obs: np.ndarray, action: np.ndarray, change: np.ndarray) -> float:
-    x = np.concatenate([obs, action, np.ones((len(obs), 1))], 1)
-    weights, *_ = np.linalg.lstsq(x, change, rcond=None)
-    varies = change.var(0) > 0
-    share = 1 - ((change - x @ weights) ** 2).mean(0)[varies] / change.var(0)[varies]
-    return float(share.mean()) if varies.any() else float("nan")
+def _rest(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """What of y is not linear in x."""
+    x = np.concatenate([x, np.ones((len(x), 1))], 1)
+    weights, *_ = np.linalg.lstsq(x, y, rcond=None)
+    rest: np.ndarray = y - x @ weights
+    return rest
 
 
 def _standard(x: np.ndarray) -> np.ndarray:
@@ -219,8 +246,12 @@ def _repeated(data: Dataset) -> int:
 
 def _warnings(found: Inspection) -> tuple[str, ...]:
     texts = []
-    if found.fit[1] > found.fit[0] + 0.05:
-        texts.append("the actions of neighbouring rows explain the changes better: are actions shifted by one?")
+    if found.misaligned:
+        which = ", ".join(map(str, found.misaligned))
+        texts.append(
+            f"the actions of neighbouring rows explain the changes of observations better in dimension {which}: are "
+            "actions shifted by one?"
+        )
     if found.terminated_at_limit:
         texts.append(
             f"{found.terminated_at_limit} episodes terminated at the same, greatest length {found.lengths[2]}: is a "

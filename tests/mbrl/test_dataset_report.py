@@ -4,11 +4,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from mbrl.cli import main
-from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo, save_dataset
+from mbrl.data.collect import RandomPolicy, collect
+from mbrl.data.datasets import Dataset, DatasetError, DatasetInfo, from_buffer, save_dataset
 from mbrl.envs.make import make_env
 from mbrl.experiments.behaviours import Uniform
 from mbrl.experiments.collection import collect_dataset, play_dataset
@@ -53,6 +55,56 @@ def test_alignment_tells_shifted_actions() -> None:
         assert found.fit[1] == pytest.approx(1)
         assert any("shifted by one" in text for text in found.warnings)
     assert good.returns.tolist() == line().returns().tolist()
+
+
+class Autoregressive:
+    """Actions that hang on the one before: a neighbour's tells something of the row's own."""
+
+    def __init__(self, space: gym.spaces.Box) -> None:
+        self.high, self.stream, self.x = space.high, np.random.default_rng(0), np.zeros((1, *space.shape))
+
+    def predict(self, obs: object, *_: object) -> tuple[np.ndarray, None]:
+        self.x = 0.9 * self.x + 0.44 * self.stream.normal(size=self.x.shape)
+        return np.clip(self.x, -1, 1) * self.high, None
+
+
+class Feedback:
+    """A policy without noise, whose next action tells where the step led."""
+
+    def __init__(self, obs_dim: int, space: gym.spaces.Box, seed: int) -> None:
+        stream = np.random.default_rng(seed)
+        self.high = space.high
+        self.inner = stream.normal(size=(obs_dim, 32)) / np.sqrt(obs_dim)
+        self.outer = stream.normal(size=(32, *space.shape)) / np.sqrt(32)
+
+    def predict(self, obs: np.ndarray, *_: object) -> tuple[np.ndarray, None]:
+        return np.tanh(1.5 * np.tanh(np.atleast_2d(obs) @ self.inner) @ self.outer) * self.high, None
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "Reacher-v5"])
+@pytest.mark.parametrize("policy", [RandomPolicy, Autoregressive])
+def test_a_shift_that_shows_in_few_dimensions_is_noticed(env_id: str, policy: type) -> None:
+    env = gym.make(env_id)
+    data = from_buffer(collect(env, policy(env.action_space), 1_000))
+    assert inspect_dataset(data).misaligned == ()
+    velocities = {2} if env_id == "Pendulum-v1" else {6, 7}
+    for way in (1, -1):
+        found = inspect_dataset(replace(data, actions=np.roll(data.actions, way, 0)))
+        assert velocities & set(found.misaligned)
+        assert any("shifted by one" in text for text in found.warnings)
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "Reacher-v5", "Swimmer-v5"])
+def test_a_policy_that_reads_off_where_a_step_led_is_no_shift(env_id: str, seed: int) -> None:
+    env = gym.make(env_id)
+    policy = Feedback(env.observation_space.shape[0], env.action_space, seed)
+    assert inspect_dataset(from_buffer(collect(env, policy, 600, seed=seed - 7))).misaligned == ()
+
+
+def test_few_rows_say_nothing_of_a_shift() -> None:
+    """A fit of 3 numbers to 24 rows."""
+    assert inspect_dataset(line(late=True, episodes=3)).misaligned == ()
 
 
 def early() -> Dataset:
