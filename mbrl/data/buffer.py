@@ -230,8 +230,9 @@ class ReplayBuffer:
     def split(
         self, fraction: float, *, generator: torch.Generator
     ) -> tuple[Int[Tensor, "train"], Int[Tensor, "holdout"]]:
-        """Rows of `all()` for training, and whole episodes held out: see `split_episodes`."""
-        return split_episodes(self.episode_ids(), fraction, generator=generator)
+        """Rows of `all()` for training, and whole episodes held out, but none of those that the environments were in
+        last: see `split_episodes`."""
+        return split_episodes(self.episode_ids(), fraction, generator=generator, newest=self.num_envs)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a continuation needs; only the slots in use.

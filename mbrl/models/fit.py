@@ -82,8 +82,9 @@ def fit(
 
     Args:
         ensemble: is changed in place, at the end; a fit that fails leaves it as it was.
-        data: a buffer, whose holdout is whole episodes, or a batch, whose holdout is random rows (as is that of a
-            buffer with only one episode: neighbours of the rows are trained on, so that it flatters).
+        data: a buffer, whose holdout is whole episodes, though never those that its environments were in last, or a
+            batch, whose holdout is random rows. So is that of a buffer whose earlier episodes are all longer than that
+            share of them: neighbours of the rows are trained on, so that it flatters.
         seed: of bootstrap samples, shuffling and holdout.
         lr: of Adam.
         batch_size: rows per gradient step and member; all rows where there are fewer.
@@ -93,7 +94,7 @@ def fit(
             scored. None: no such end.
         holdout: share of the data; None: 0.2 where neither epochs nor steps are given, else 0.
         patience: epochs without improvement after which a member stops.
-        max_holdout: rows of the holdout at most, about: where it is whole episodes, the last may go beyond.
+        max_holdout: rows of the holdout at most.
         elites: number of members to predict with, the best on the holdout; None: all.
         bootstrap: draw each member's rows with replacement, once; False: all members train on all rows.
 
@@ -279,7 +280,7 @@ def _split(
         return torch.arange(rows), torch.arange(0)
     if not isinstance(data, TransitionBatch):
         train, held = data.split(share, generator=stream)
-        if len(held) and len(train):
+        if len(held):
             return train, held
     held_rows = check_holdout(rows, holdout, max_holdout)
     order = torch.randperm(rows, generator=stream)

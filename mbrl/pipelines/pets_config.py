@@ -35,7 +35,8 @@ class PETSConfig:
     max_epochs: int = 100
     """Epochs of a fit at most, where `fit_steps` is not given."""
     holdout: float = 0.2
-    """Share of whole episodes kept out of training for early stopping, where `fit_steps` is not given."""
+    """Share of the rows at most that is kept out of training for early stopping, where `fit_steps` is not given: whole
+    episodes before the present one, or random rows where these are too long."""
     patience: int = 5
     """Epochs without improvement after which a member stops."""
 

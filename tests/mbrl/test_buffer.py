@@ -1,6 +1,7 @@
 """The buffer against a list of Python tuples: n-step returns, sequences, the ring's seam, holes."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -201,20 +202,28 @@ def test_split_holds_out_whole_episodes(history, fraction):
     assert sorted(train.tolist() + holdout.tolist()) == list(range(len(buffer)))
     held, kept = set(ids[holdout].tolist()), set(ids[train].tolist())
     assert not held & kept
-    episodes = len(set(ids.tolist()))
-    if episodes > 1 and fraction > 0:
-        assert held
-        assert kept
-        assert len(holdout) <= fraction * len(buffer) or len(held) == 1
-    else:
-        assert not held
+    newest = set(ids[max(len(buffer) - buffer.num_envs, 0) :].tolist())
+    older = Counter(x for x in ids.tolist() if x not in newest)
+    assert not held & newest
+    assert len(holdout) <= fraction * older.total()
+    # Something is held out wherever an episode is short enough.
+    assert bool(held) == any(length <= fraction * older.total() for length in older.values())
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_split_passes_over_episodes_that_are_too_long(seed):
-    kinds = ["step"] * 7 + ["terminated"] * 3  # 8, 1 and 1 rows
-    _, holdout = filled([(kind,) for kind in kinds], 10).split(0.2, generator=generator(seed))
+    kinds = ["step"] * 7 + ["terminated"] * 3 + ["step"]  # 8, 1 and 1 rows, and 1 under way
+    _, holdout = filled([(kind,) for kind in kinds], 11).split(0.2, generator=generator(seed))
     assert holdout.tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_episodes_under_way_of_all_environments_are_trained_on(seed):
+    history = [("step", "step")] * 9 + [("truncated", "truncated")] + [("step", "step")]  # 10, 10, 1 and 1 rows
+    buffer = filled(history, 11)
+    assert [len(rows) for rows in buffer.split(0.4, generator=generator(seed))] == [22, 0]
+    held = set(buffer.split(0.5, generator=generator(seed))[1].tolist())
+    assert held in (set(range(0, 20, 2)), set(range(1, 20, 2)))  # of one of the two that are over
 
 
 @settings(deadline=None, max_examples=50)

@@ -225,6 +225,19 @@ def test_a_buffer_of_one_episode_holds_out_rows() -> None:
     assert len(report.elites) == 2
 
 
+@pytest.mark.parametrize("rows", [105, 130, 190, 230, 395, 430, 620])
+def test_the_episode_under_way_is_trained_on(rows: int) -> None:
+    buffer = ReplayBuffer(1000, 2, 1, dtype=torch.float64)
+    for row in range(rows):
+        step = TransitionBatch(*(x[:1] for x in linear(1)))
+        buffer.extend(step._replace(truncated=torch.tensor([row % 100 == 99])))
+    train, held = _split(buffer, rows, 0.2, 5000, generator(0, "fit", "holdout"))
+    assert sorted(train.tolist() + held.tolist()) == list(range(rows))
+    assert len(held) == (100 if rows > 600 else round(0.2 * rows))  # an episode fits once there are five before
+    under_way = rows - rows % 100
+    assert (train >= under_way).sum() >= 0.5 * (rows % 100)
+
+
 def test_the_same_seed_gives_the_same_bits() -> None:
     def run(seed: int) -> list[Tensor]:
         ensemble = small()
