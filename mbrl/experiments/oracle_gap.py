@@ -68,7 +68,8 @@ class HorizonError:
     horizon: int
     """Steps ahead."""
     rmse: float
-    """Of the particles' mean, in standard deviations of the observations."""
+    """Of the particles' mean, in standard deviations of the observations of the run's real steps: all up to the
+    checkpoint, or, as logged, up to the fit."""
     coverage90: float
     """Share of real values in the particles' central 90 % interval."""
 

@@ -71,8 +71,8 @@ def plot_runs(paths: Iterable[str | Path], out: str | Path) -> Path:
 def plot_model(path: str | Path, out: str | Path) -> Path:
     """Draw a run's open-loop model error and 90 % interval coverage by horizon, along its x axis; returns `out`.
 
-    Reads the metrics `model/rmse_{k}` (in standard deviations of the data) and `model/coverage90_{k}`, k steps ahead.
-    Raises ValueError where the run has none.
+    Reads the metrics `model/rmse_{k}` (in standard deviations of the data so far) and `model/coverage90_{k}`, k steps
+    ahead. Raises ValueError where the run has none.
     """
     run = Run.open(path)
     rows = run.metrics()

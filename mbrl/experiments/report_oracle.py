@@ -44,8 +44,8 @@ def oracle(gaps: Sequence[OracleGap]) -> Section | None:
         el(
             "p",
             "The model's open-loop error on its newest data, which it had not seen; on the states that planning with "
-            "it visits; and on those that planning with the true dynamics visits. The first is in standard deviations "
-            "of those data themselves, the others in those of all that it was fitted to.",
+            "it visits; and on those that planning with the true dynamics visits: in standard deviations of the "
+            "observations of all the run's real steps, the first of those up to its last fit.",
         ),
         legend(STATES),
         side_by_side([_error_chart(found) for found in groups.values()]),

@@ -17,8 +17,7 @@ class HorizonReport(NamedTuple):
 
     horizons: tuple[int, ...]
     rmse: Float[Tensor, "horizons"]
-    """Error of the particles' mean, in standard deviations of the data, or in units of `scale`; NaN where no trajectory
-    is long enough."""
+    """Error of the particles' mean, in units of `scale`; NaN where no trajectory is long enough."""
     coverage90: Float[Tensor, "horizons"]
     """Share of real values inside the particles' central 90 % interval; 0.9 is calibrated, less is too sure."""
 
@@ -48,8 +47,8 @@ def open_loop_report(
         starts: rows to start from at most, evenly spaced.
         particles: rollouts from each start.
         generator: source of all randomness.
-        scale: what errors are divided by, where several reports are to be compared; None: the standard deviations of
-            the observations in `batch`.
+        scale: what errors are divided by, in each output; None: the standard deviations of the observations in `batch`,
+            with which only reports on the same batch can be compared.
 
     Raises:
         ValueError: a horizon is below 1, or there are fewer than 19 particles, too few for an interval of 90 %.

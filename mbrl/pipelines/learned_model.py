@@ -203,10 +203,15 @@ class LearnedModel:
         return report, row
 
     def diagnose(self, buffer: ReplayBuffer, unseen: int, number: int, horizons: tuple[int, ...]) -> dict[str, float]:
-        """Errors by horizon, coverage and disagreement on the newest `unseen` rows, which the model has not seen."""
+        """Errors by horizon, coverage and disagreement on the newest `unseen` rows, which the model has not seen.
+
+        Errors are in standard deviations of the observations of all rows: a policy that has become good stays where
+        little changes, and the error of an equally good model would grow in those of the newest rows alone.
+        """
         if unseen < 1 or not horizons:
             return {}
         rows, episodes = buffer.all(), buffer.episode_ids()
+        scale = rows.obs.std(0, correction=0)
         rows, episodes = TransitionBatch(*(x[-unseen:] for x in rows)), episodes[-unseen:]
         elites = len(self.ensemble.elites)
         g = generator(self.seed, "diagnose", number, device=self.agent.device)
@@ -218,6 +223,7 @@ class LearnedModel:
             starts=50,
             particles=elites * -(-20 // elites),  # every elite as often
             generator=g,
+            scale=scale,
         )
         row = {
             "model/disagreement": float(self.dynamics.uncertainty(self.dynamics.reset(rows.obs), rows.action).mean())

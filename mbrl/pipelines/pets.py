@@ -212,7 +212,8 @@ class _PETS:
         return row
 
     def _diagnose(self) -> dict[str, float]:
-        """Open-loop error on the real steps since the last fit, which the model has not been trained on."""
+        """Open-loop error on the real steps since the last fit, which the model has not been trained on, in standard
+        deviations of the observations of all steps."""
         batch, episodes = self.buffer.all(), self.buffer.episode_ids()
         unseen = slice(self.count.fitted_rows, None)
         report = open_loop_report(
@@ -222,6 +223,7 @@ class _PETS:
             horizons=self.config.diagnostic_horizons,
             particles=self.config.members * -(-20 // self.config.members),  # every member as often
             generator=generator(self.agent.seed, "diagnose", self.count.fits),
+            scale=batch.obs.std(0, correction=0),  # that of the newest steps shrinks as the policy gets good
         )
         row = {}
         for horizon, rmse, coverage in zip(report.horizons, report.rmse, report.coverage90, strict=True):

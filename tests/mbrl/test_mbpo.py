@@ -6,6 +6,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 import torch
+from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.envs.tasks import task
@@ -18,6 +19,7 @@ from mbrl.pipelines.mbpo import MBPOResult, train_mbpo
 from mbrl.pipelines.mbpo_config import PRESETS, MBPOConfig, mbpo_preset
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.schedules import Ramp
+from mbrl.types import TransitionBatch
 from planners.rows import leaves
 from tests.mbrl.memory import Memory, same
 
@@ -96,6 +98,23 @@ def test_a_model_that_says_nothing_finite_is_named(result: MBPOResult) -> None:
     made = Imagined(result.policy, model, result.buffer, TINY, 0, real_rows=TINY.real_rows)
     with pytest.raises(ValueError, match="model: expected finite predictions, got none in 30 rollouts after fit 3, at"):
         made.renew(Counters(steps=50, fits=3), 3, 1, 2)
+
+
+def test_a_models_error_is_in_units_of_all_rows() -> None:
+    env = gym.make("Pendulum-v1")
+    model = LearnedModel(task(env), make_agent(env), TINY, seed=0)
+
+    def error(earlier: float) -> Tensor:
+        """On the same 20 newest rows behind 60 earlier ones that are so wide, in units of the observation."""
+        g, zero = torch.Generator().manual_seed(0), torch.zeros(80)
+        x = torch.randn(81, 1, generator=g).expand(81, 3).clone()
+        x[:60] *= earlier
+        buffer = ReplayBuffer(80, 3, 1)
+        batch = TransitionBatch(x[:-1], zero[:, None], zero, x[1:], zero.bool(), zero.bool(), zero, zero)
+        buffer.extend_rows(batch, torch.tensor([60, 20]))
+        return model.diagnose(buffer, 20, 1, (1, 3))["model/rmse_3"] * buffer.all().obs[:, 0].std(correction=0)
+
+    torch.testing.assert_close(error(10.0), error(1.0))
 
 
 def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) -> None:

@@ -7,10 +7,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mbrl.envs.make import make_env
-from mbrl.pipelines.pets import train_pets
+from mbrl.pipelines.pets import _PETS, train_pets
+from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.pipelines.pets_config import PETSConfig, preset
+from mbrl.pipelines.recorder import NullRecorder
+from mbrl.types import TransitionBatch
 
 TINY = PETSConfig(
     total_timesteps=60,
@@ -62,6 +66,23 @@ def test_rounds_alternate_between_fitting_and_acting() -> None:
     assert rows.values("plan/model_steps")[-1] <= 30 * (2 * 10 + 1) * 5 * 5
     assert rows.saved[-1] == 60
     assert "model/rmse_1" in rows.rows[[i for i, r in enumerate(rows.rows) if "model/train_loss" in r][1]]
+
+
+def test_the_models_error_is_in_units_of_all_steps() -> None:
+    agent = PETSAgent(make_env("Pendulum-v1"), replace(TINY, total_timesteps=80, diagnostic_horizons=(3,)), 0)
+
+    def error(earlier: float) -> Tensor:
+        """On the same 20 newest steps behind 60 earlier ones that are so wide, in units of the observation."""
+        pets = _PETS(agent, NullRecorder(), None, lambda: False)
+        x = torch.randn(81, 1, generator=torch.Generator().manual_seed(0)).expand(81, 3).clone()
+        x[:60] *= earlier
+        zero = torch.zeros(80)
+        batch = TransitionBatch(x[:-1], zero[:, None], zero, x[1:], zero.bool(), zero.bool(), zero, zero)
+        pets.buffer.extend_rows(batch, torch.tensor([60, 20]))
+        pets.count.fitted_rows = 60
+        return pets._diagnose()["model/rmse_3"] * pets.buffer.all().obs[:, 0].std(correction=0)
+
+    torch.testing.assert_close(error(10.0), error(1.0))
 
 
 def test_it_can_be_stopped_between_steps_and_between_episodes() -> None:
