@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,12 @@ from mbrl.envs.make import SWING_UP, make_env, task_options
 from mbrl.envs.pendulums import inverted_double_pendulum, inverted_pendulum, swing_up
 from mbrl.envs.runners import half_cheetah, hopper, swimmer, walker2d
 from mbrl.types import TransitionBatch
-from planners.dynamics import FunctionDynamics
+from planners.dynamics import FunctionDynamics, Reward, Termination
 
 if TYPE_CHECKING:
     from planners.simulator import Simulator
 
-__all__ = ["Task", "simulator", "task", "task_of", "true_model", "verify"]
+__all__ = ["Task", "simulator", "stated", "task", "task_of", "true_model", "verify"]
 
 _BUILDERS: dict[str, Callable[..., Task]] = {
     SWING_UP: swing_up,
@@ -95,6 +96,21 @@ class Disagreement(ValueError):
     def told(self, row: int, rows: int) -> str:
         """The message, where that transition is row `row` of `rows`."""
         return f"{self._which} disagrees with the environment in row {row} of {rows}: {self._shown}"
+
+
+def stated(
+    known: Task | None, reward: Reward | None, termination: Termination | None, *, any_end: bool = False
+) -> Task:
+    """An environment as a model has it, for `verify`: with these functions, and the excuses of what the library knows.
+
+    Args:
+        known: what the library knows of the environment; None: nothing.
+        reward: what the model has; None: it is learned, and not compared.
+        termination: likewise; None: there are no ends.
+        any_end: whether any end may come, for the model does not say where.
+    """
+    made = replace(known or Task("the environment", {}, None, None), reward=reward, termination=termination)
+    return replace(made, hidden_end=_always) if any_end else made
 
 
 def verify(task: Task, batch: TransitionBatch, *, tolerance: float = 1e-4, rounding: float = 0.0) -> None:
@@ -206,5 +222,10 @@ def _raise_first(task: Task, batch: TransitionBatch, name: str, wrong: Tensor, c
         f"the environment says {getattr(batch, name)[row].item()}, the task {computed[row].item()}. "
         f"obs: {batch.obs[row].tolist()}, action: {batch.action[row].tolist()}, "
         f"next_obs: {batch.next_obs[row].tolist()}. Is there a wrapper that changes observations, actions or rewards? "
-        "Pass functions of your own then, or none to learn the reward",
+        "Pass reward and termination functions of your own then, or have them learned where the settings offer it "
+        "(reward='learned', termination='learned')",
     )
+
+
+def _always(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
+    return torch.ones(len(obs), dtype=torch.bool, device=obs.device)

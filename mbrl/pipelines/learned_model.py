@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from mbrl.data.buffer import ReplayBuffer
-from mbrl.envs.tasks import Task, verify
+from mbrl.envs.tasks import Task, stated, verify
 from mbrl.models.diagnostics import open_loop_report
 from mbrl.models.ensemble_dynamics import EnsembleDynamics, Penalty
 from mbrl.models.fit import FitReport, fit
@@ -98,7 +97,7 @@ class LearnedModel:
     Attributes:
         ensemble: what predicts.
         dynamics: the ensemble with rewards and ends, for rollouts.
-        verified: the task with the given rewards and ends, which real rows are compared with.
+        stated: the task with the given rewards and ends, which real rows are compared with.
 
     Raises:
         ValueError: the library does not know the rewards or the ends that the settings ask of the task.
@@ -124,9 +123,8 @@ class LearnedModel:
         if termination is None and config.termination == "learned":
             seed_of_ends = derive(seed, "termination")
             self._learned_ends = LearnedTermination(obs_dim, actions, seed=seed_of_ends, device=agent.device)
-        self.verified = replace(known or Task("the environment", {}, None, None), reward=reward, termination=given)
-        if termination is None and config.termination != "task":  # ends are not given: any may come
-            self.verified = replace(self.verified, hidden_end=_always)
+        said = termination is not None or config.termination == "task"
+        self.stated = stated(known, reward, given, any_end=not said)
         self.ensemble = GaussianEnsemble(
             obs_dim,
             actions,
@@ -153,7 +151,7 @@ class LearnedModel:
         Raises:
             ValueError: they disagree; the message shows the first transition where they do.
         """
-        verify(self.verified, rows)
+        verify(self.stated, rows)
 
     @staticmethod
     def is_due(count: Counters, *, every: int, after: int, num_envs: int) -> bool:
@@ -282,10 +280,6 @@ def _task_termination(known: Task | None, config: ModelSettings) -> Termination 
             "or pass termination(obs, action, next_obs)"
         )
     return known.termination if known is not None and config.termination == "task" else None
-
-
-def _always(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
-    return torch.ones(len(obs), dtype=torch.bool, device=obs.device)
 
 
 def _nothing(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:

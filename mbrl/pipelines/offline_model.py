@@ -115,7 +115,7 @@ def learned_model(
         _warn_of_no_ends(dataset, settings.termination, known)
     chosen = seed if config.model_seed is None else config.model_seed
     model = LearnedModel(known, agent, settings, seed=chosen, reward=reward, termination=termination, penalty=penalty)
-    check_agreement(dataset, model.verified)
+    check_agreement(dataset, model.stated)
     return model
 
 

@@ -85,15 +85,15 @@ def train_pets(
         config: the settings.
         seed: of everything random.
         reward: see `PETSAgent`.
-        termination: see `PETSAgent`.
+        termination: see `PETSAgent`. Given functions are verified on every real step, in place of the task's.
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
         evaluate: `evaluate(policy, steps)` -> metrics, called every `config.eval_every` steps.
         stop: asked after every finished episode; True ends the training.
         stop_now: asked after every step, likewise.
 
     Raises:
-        ValueError: the environment is not supported, it returned something that is not finite, or the task's reward or
-            termination function disagrees with it.
+        ValueError: the environment is not supported, it returned something that is not finite, or the reward or the
+            termination, given or the task's, disagrees with it.
     """
     recorder = recorder or NullRecorder()
     agent = PETSAgent(env, config, seed, reward, termination)
@@ -104,8 +104,7 @@ def train_pets(
         if not random and pets.fit_is_due():
             pets.fit()
         collected = loop.step(loop.random_action() if random else pets.plan())
-        if agent.task is not None:
-            verify(agent.task, valid_rows(collected))
+        verify(agent.stated, valid_rows(collected))
         loop.log_episodes(lambda random=random: pets.episode_metrics(random))  # type: ignore[misc]
         if count.fits > 0 and loop.crossed(config.eval_every):
             loop.evaluate(agent.evaluation_policy(count.steps))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import gymnasium as gym
 
 from mbrl.envs.make import check_spaces
-from mbrl.envs.tasks import Task, task
+from mbrl.envs.tasks import Task, stated, task
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.pipelines.pets_config import PETSConfig
@@ -28,6 +28,13 @@ class PETSAgent:
         reward: `reward(obs, action, next_obs)`; None: the task's, or, where the library has none, learned.
         termination: likewise; where the library has none, episodes of the model never end.
 
+    Attributes:
+        task: what the library knows of the environment; None: nothing.
+        stated: what `train_pets` verifies on every real step: the given functions, or the task's; not the objective,
+            which is no reward of the environment's.
+        ensemble: what predicts.
+        policy: MPC through it.
+
     Raises:
         ValueError: the environment's spaces are not supported, or a setting is out of range.
     """
@@ -38,6 +45,7 @@ class PETSAgent:
     reward: Reward | None = None
     termination: Termination | None = None
     task: Task | None = field(init=False)
+    stated: Task = field(init=False)
     ensemble: GaussianEnsemble = field(init=False)
     policy: MPC = field(init=False)
 
@@ -75,14 +83,15 @@ class PETSAgent:
 
     def _objective(self) -> tuple[Reward | None, Termination | None]:
         known = self.task
-        reward, termination = self.reward, self.termination
+        reward, termination, shaped = self.reward, self.termination, None
         if known is not None:
-            shaped = known.objective if self.config.objective else None
-            reward = reward or shaped or known.reward
+            shaped = known.objective if self.config.objective and reward is None else None
+            reward = reward or known.reward
             termination = termination or known.termination
+        self.stated = stated(known, reward, termination, any_end=known is None and termination is None)
         if self.config.objective and (known is None or known.objective is None):
             raise ValueError("objective: expected False, for this environment has no shaped objective, got True")
-        return reward, termination
+        return shaped or reward, termination
 
 
 def make_planner(config: PETSConfig, box: Box) -> CEM | RandomShooting:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mbrl.envs.make import make_env
+from mbrl.envs.tasks import task
 from mbrl.pipelines.pets import _PETS, train_pets
 from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.pipelines.pets_config import PETSConfig, preset
@@ -160,6 +161,28 @@ def test_a_reward_function_that_disagrees_stops_the_run() -> None:
     env = Broken(make_env("mbrl/CartPoleSwingUp-v0"))
     with pytest.raises(ValueError, match="reward"):
         train_pets(env, TINY, seed=0)
+
+
+def test_given_functions_are_verified_in_place_of_the_tasks() -> None:
+    env, known = Broken(make_env("mbrl/CartPoleSwingUp-v0")), task("mbrl/CartPoleSwingUp-v0")
+    assert known is not None
+    assert known.reward is not None
+    right = known.reward
+    train_pets(env, TINY, reward=lambda o, a, n: right(o, a, n) + 0.1)
+    with pytest.raises(ValueError, match="reward disagrees with the environment in row 0 of 1"):
+        train_pets(env, TINY, reward=lambda o, a, n: right(o, a, n) + 0.2)
+    with pytest.raises(ValueError, match="terminated disagrees with the environment in row 0 of 1"):
+        train_pets(
+            env, TINY, reward=lambda o, a, n: right(o, a, n) + 0.1, termination=lambda o, a, n: n[:, 0] == n[:, 0]
+        )
+
+
+@pytest.mark.parametrize("given", ["reward", "termination"])
+def test_given_functions_are_verified_where_the_library_knows_nothing(given: str) -> None:
+    wrong: Any = {"reward": lambda o, a, n: 5 + 0 * o[:, 0], "termination": lambda o, a, n: o[:, 0] == o[:, 0]}
+    name = {"reward": "reward", "termination": "terminated"}[given]
+    with pytest.raises(ValueError, match=f"{name} disagrees with the environment in row 0 of 1"):
+        train_pets(gym.make("MountainCarContinuous-v0"), TINY, **{given: wrong[given]})
 
 
 def test_an_objective_must_exist() -> None:
