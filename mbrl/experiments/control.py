@@ -14,13 +14,11 @@ from mbrl.envs.tasks import task
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
 from mbrl.experiments.metrics import STEP
-from mbrl.experiments.pets_runs import pets_config
+from mbrl.experiments.pets_runs import loaded_agent
 from mbrl.experiments.run import Run
 from mbrl.experiments.video import Film
-from mbrl.pipelines.bookkeeping import part
 from mbrl.pipelines.mpc import ModelPolicy, make_policy, true_dynamics
 from mbrl.pipelines.mpc_config import TREES, MPCConfig
-from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.seeding import derive
 from planners.dynamics import Dynamics
 from planners.latency import LatencySummary
@@ -109,8 +107,7 @@ def learned_dynamics(path: str | Path, env: gym.Env) -> tuple[Dynamics[Any], int
     """
     run = Run.open(path)
     tensors, _ = load_checkpoint(run.path)
-    agent = PETSAgent(env, pets_config(run), run.seed)
-    agent.ensemble.load_state_dict(part(tensors, "ensemble"))
+    agent = loaded_agent(run, env, tensors)
     return agent.dynamics, agent.config.particles
 
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.episode import play
-from mbrl.experiments.pets_runs import pets_config
+from mbrl.experiments.pets_runs import loaded_agent, pets_config
 from mbrl.experiments.run import Run
 from mbrl.models.diagnostics import open_loop_report
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
@@ -66,7 +66,7 @@ class Learned(NamedTuple):
 
 
 def load_learned(run: Run, env: gym.Env) -> Learned:
-    """What a run has learned, from its newest checkpoint.
+    """What a run has learned, from its newest checkpoint, on the CPU.
 
     Raises:
         ValueError: the run is another algorithm's, or has no model yet, or its checkpoints are damaged.
@@ -77,9 +77,7 @@ def load_learned(run: Run, env: gym.Env) -> Learned:
         raise ValueError(
             f"run: expected a run that has fitted its model, got {run.path}; go on: mbrl resume {run.path}"
         )
-    agent = PETSAgent(env, config, run.seed)
-    parameters = part(tensors, "ensemble")
-    agent.ensemble.load_state_dict(parameters)
+    agent, parameters = loaded_agent(run, env, tensors), part(tensors, "ensemble")
     sizes = agent.ensemble.obs_dim, agent.ensemble.action_dim
     buffer = ReplayBuffer(config.total_timesteps + config.num_envs, *sizes, num_envs=config.num_envs)
     buffer.load_state_dict(part(tensors, "buffer"))

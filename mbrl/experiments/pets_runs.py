@@ -1,11 +1,12 @@
 """PETS in run directories: start, go on, distil, and load what was learned."""
 
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
 import gymnasium as gym
+from torch import Tensor
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.collect import Episode
@@ -110,6 +111,15 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] =
             raise ValueError(f"policy: {run.path} has no distilled policy; train with --distill, or use --policy mpc")
         return BehaviorCloning.load(run.path / DISTILLED)
     tensors, meta = load_checkpoint(run.path)
-    agent = PETSAgent(env, pets_config(run), run.seed)
+    return loaded_agent(run, env, tensors).evaluation_policy(meta["counters"]["steps"])
+
+
+def loaded_agent(run: Run, env: gym.Env, tensors: Mapping[str, Tensor]) -> PETSAgent:
+    """The agent of a run with the ensemble of a checkpoint, on the CPU, wherever it was trained.
+
+    Raises:
+        ValueError: the run is another algorithm's, or the checkpoint is of other observations or actions.
+    """
+    agent = PETSAgent(env, replace(pets_config(run), device="cpu"), run.seed)
     agent.ensemble.load_state_dict(part(tensors, "ensemble"))
-    return agent.evaluation_policy(meta["counters"]["steps"])
+    return agent

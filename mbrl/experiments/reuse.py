@@ -1,11 +1,14 @@
-"""Which run directories are a study's: those with a cell's algorithm, environment, seed and settings, word for word."""
+"""Which run directories are a study's: those with a cell's algorithm, environment, seed and settings, word for word.
+
+Settings that were not known yet when a run was made count as their defaults.
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +120,8 @@ def find_runs(root: Path, wanted: dict[Cell, dict[str, Any]]) -> Found:
             notes.append(str(error))
             continue
         similar = cells.get((run.algo, run.env_id, run.seed), [])
-        same = [cell for cell in similar if run.config == wanted[cell]]
+        known = _completed(run) if similar else run.config
+        same = [cell for cell in similar if known == wanted[cell]]
         for cell in similar if not same else []:
             others.setdefault(cell, []).append(run)
         for cell in same:
@@ -137,6 +141,18 @@ def find_runs(root: Path, wanted: dict[Cell, dict[str, Any]]) -> Found:
 def steps_of(path: Path) -> int:
     """How many real steps a run directory's metrics have come to."""
     return max((int(row.get(STEP, 0)) for row in read_metrics(path)), default=0)
+
+
+def _completed(run: Run) -> dict[str, Any]:
+    """A run's settings; one that only a newer version knows has its default, by which older ones went."""
+    from mbrl.experiments.runs import settings_of  # imports torch
+
+    try:
+        settings = settings_of(run)
+    except ValueError:  # of another version, or out of range by now
+        return run.config
+    known = json.loads(json.dumps({name: asdict(held) for name, held in settings.items()}))
+    return {name: {**known[name], **held} if name in known else held for name, held in run.config.items()}
 
 
 def _other_settings(cell: Cell, runs: list[Run], config: dict[str, Any]) -> str:

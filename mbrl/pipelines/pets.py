@@ -120,9 +120,11 @@ class _Memory:
         self._stored: list[Tensor] = []
 
     def restored(self, blank: Callable[[], MPCState]) -> MPCState | None:
-        """The state; after a restore it gets the structure of a blank one."""
+        """The state; after a restore it gets the structure of a blank one, and goes where that is."""
         if self._stored:
-            self.state, self._stored = with_leaves(blank(), self._stored), []
+            made = blank()
+            stored = (tensor.to(like.device) for tensor, like in zip(self._stored, leaves(made), strict=True))
+            self.state, self._stored = with_leaves(made, stored), []
         return self.state
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -144,7 +146,7 @@ class _PETS:
         observation_space, action_space = single_spaces(agent.env)
         capacity = config.total_timesteps + config.num_envs
         sizes = observation_space.shape[0], action_space.shape[0]
-        self.buffer = ReplayBuffer(capacity, *sizes, num_envs=config.num_envs)
+        self.buffer = ReplayBuffer(capacity, *sizes, num_envs=config.num_envs, device=agent.ensemble.device)
         self.loop = Loop(
             agent.env,
             config,
@@ -221,7 +223,7 @@ class _PETS:
             episodes[unseen],
             horizons=self.config.diagnostic_horizons,
             particles=self.config.members * -(-20 // self.config.members),  # every member as often
-            generator=generator(self.agent.seed, "diagnose", self.count.fits),
+            generator=generator(self.agent.seed, "diagnose", self.count.fits, device=self.buffer.device),
             scale=batch.obs.std(0, correction=0),  # that of the newest steps shrinks as the policy gets good
         )
         row = {}

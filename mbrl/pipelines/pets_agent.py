@@ -8,6 +8,7 @@ from mbrl.envs.make import check_spaces
 from mbrl.envs.tasks import Task, stated, task
 from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agent_checks import device_of
 from mbrl.pipelines.pets_config import PETSConfig
 from mbrl.seeding import derive
 from planners import CEM, MPC, Box, Problem, RandomShooting
@@ -36,7 +37,7 @@ class PETSAgent:
         policy: MPC through it.
 
     Raises:
-        ValueError: the environment's spaces are not supported, or a setting is out of range.
+        ValueError: the environment's spaces are not supported, a setting is out of range, or the device is not here.
     """
 
     env: gym.Env | gym.vector.VectorEnv
@@ -63,6 +64,7 @@ class PETSAgent:
             learned_reward=reward is None,
             ignored_inputs=self.task.ignored_inputs if self.task else (),
             seed=derive(self.seed, "ensemble"),
+            device=device_of(config.device),
         )
         dynamics = EnsembleDynamics(
             self.ensemble, propagation=config.propagation, reward=reward, termination=termination

@@ -16,6 +16,8 @@ class PETSConfig:
     """Real steps between fits. As many as are left after `initial_steps`: the model is fitted once."""
     num_envs: int = 1
     """Environments that are stepped together."""
+    device: str = "cpu"
+    """Where ensemble, plans and transitions live: cpu, cuda, cuda:1, ..."""
 
     members: int = 5
     """Networks of the ensemble; 1: a single probabilistic network."""

@@ -16,6 +16,7 @@ from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.pipelines.pets_config import PETSConfig, preset
 from mbrl.pipelines.recorder import NullRecorder
 from mbrl.types import TransitionBatch
+from planners.rows import leaves, map_rows
 
 TINY = PETSConfig(
     total_timesteps=60,
@@ -183,6 +184,23 @@ def test_given_functions_are_verified_where_the_library_knows_nothing(given: str
     name = {"reward": "reward", "termination": "terminated"}[given]
     with pytest.raises(ValueError, match=f"{name} disagrees with the environment in row 0 of 1"):
         train_pets(gym.make("MountainCarContinuous-v0"), TINY, **{given: wrong[given]})
+
+
+def test_everything_lives_on_the_device_of_the_settings() -> None:
+    env, config = make_env("InvertedPendulum-v5"), replace(TINY, device="meta")
+    agent = PETSAgent(env, config, 0)
+    pets = _PETS(agent, NullRecorder(), None, lambda: False)
+    assert {x.device.type for x in leaves(agent.ensemble.parameters)} == {"meta"}
+    assert agent.dynamics.reset(torch.zeros(2, 4)).obs.device.type == "meta"
+    assert pets.buffer.device.type == pets.buffer.all().obs.device.type == "meta"
+    # What a checkpoint holds of the planner is on the CPU.
+    host = PETSAgent(env, TINY, 0).policy.predict(np.zeros((1, 4)))[1]
+    pets.memory.load_state_dict({str(i): leaf for i, leaf in enumerate(leaves(host))})
+    restored = pets.memory.restored(lambda: map_rows(lambda x: x.to("meta"), host))
+    assert restored is not None
+    assert {x.device.type for x in leaves(restored)} == {"meta"}
+    with pytest.raises(ValueError, match="device: expected one that is here, such as cpu, got 'cuda:99'"):
+        train_pets(env, replace(TINY, device="cuda:99"))
 
 
 def test_an_objective_must_exist() -> None:

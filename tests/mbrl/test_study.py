@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mbrl.cli import main
+from mbrl.experiments.pets_runs import pets_config
 from mbrl.experiments.reuse import check_configs, create, find_runs, wanted_configs
 from mbrl.experiments.run import Run
 from mbrl.experiments.study import SMALL, SMOKE, Cell, Entry, Study, Task, cell_settings, cells, study_record
@@ -143,6 +144,20 @@ def test_runs_with_other_settings_and_broken_ones_are_no_cells(tmp_path):
     assert any(f"{other} has other settings than {cell} wants (loop.checkpoint_every: 17 -> " in x for x in found.notes)
     assert any("began with other settings" in note for note in found.notes)
     assert any("is damaged" in note for note in found.notes)
+
+
+def test_a_run_of_a_version_that_knew_fewer_settings_is_a_cells(tmp_path):
+    cell = Cell(POLE, Entry("pets", "pets"), seed=0)
+    wanted = wanted_configs([cell])
+    made = create(cell, tmp_path)
+    older = {name: value for name, value in made.config["pets"].items() if name != "device"}
+    shutil.rmtree(made.path)
+    made = Run.create(tmp_path, POLE.env_id, "pets", 0, {**made.config, "pets": older})
+    assert find_runs(tmp_path, wanted).paths == {cell: made.path}
+    assert pets_config(made).device == "cpu"
+    shutil.rmtree(made.path)
+    Run.create(tmp_path, POLE.env_id, "pets", 0, {**made.config, "pets": {**older, "device": "cuda"}})
+    assert find_runs(tmp_path, wanted).paths == {}
 
 
 def test_a_run_of_another_cell_is_no_note(tmp_path):
