@@ -18,6 +18,7 @@ from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.termination import LearnedTermination
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters, part
+from mbrl.pipelines.config_checks import check_at_least_1, check_options
 from mbrl.seeding import derive, generator
 from mbrl.types import TransitionBatch
 from planners.dynamics import Reward, Termination
@@ -61,9 +62,7 @@ def check_model(config: ModelSettings, *counts: str) -> None:
     Raises:
         ValueError: a number is out of range, or an option is unknown.
     """
-    for name in ("members", "model_batch_size", "max_holdout", "patience", *counts):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    check_at_least_1(config, "members", "model_batch_size", "max_holdout", "patience", *counts)
     if not 1 <= config.elites <= config.members:
         raise ValueError(f"elites: expected 1 to {config.members}, as there are members, got {config.elites}")
     if config.model_max_steps is not None and config.model_max_steps < 1:
@@ -72,14 +71,7 @@ def check_model(config: ModelSettings, *counts: str) -> None:
         raise ValueError(f"holdout: expected a share in (0, 1), which decides when to stop, got {config.holdout}")
     if not config.model_lr > 0:
         raise ValueError(f"model_lr: expected a positive step size, got {config.model_lr}")
-    options = {
-        "elite_sampling": ("ts1", "ts1_independent"),
-        "reward": ("learned", "task"),
-        "termination": ("task", "learned", "never"),
-    }
-    for name, expected in options.items():
-        if getattr(config, name) not in expected:
-            raise ValueError(f"{name}: expected one of {', '.join(expected)}, got {getattr(config, name)!r}")
+    check_options(config)
 
 
 class LearnedModel:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mbrl.pipelines.config_checks import check_options
+
 PlannerName = Literal["random_shooting", "cem", "icem", "mppi", "predictive_sampling", "ilqr", "uct", "gumbel"]
 TREES = ("uct", "gumbel")
 """Planners for discrete actions."""
@@ -13,7 +15,7 @@ class MPCConfig:
     """MPC on a model that is given. Settings that a planner does not have are not read.
 
     Raises:
-        ValueError: a number is out of range; the planners check theirs.
+        ValueError: a number is out of range, or an option is unknown; the planners check their numbers.
     """
 
     planner: PlannerName = "icem"
@@ -52,6 +54,7 @@ class MPCConfig:
     """Rollouts of each plan, for models that are uncertain; None: one, or as many as in the run that learned it."""
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.knots < 0:
             raise ValueError(f"knots: expected 0 (none) or more, got {self.knots}")
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mbrl.pipelines.config_checks import check_at_least_1, check_initial_steps
+
 
 @dataclass(frozen=True)
 class OffPolicyConfig:
@@ -56,9 +58,7 @@ def check_off_policy(config: OffPolicyConfig) -> None:
         ValueError: a number is out of range, or two disagree.
     """
     positive = ("total_timesteps", "update_every", "batch_size", "buffer_size", "n_step", "num_envs", "eval_episodes")
-    for name in (*positive, "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    check_at_least_1(config, *positive, "checkpoint_every")
     for name in ("initial_steps", "eval_every"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}: expected 0 (none) or more, got {getattr(config, name)}")
@@ -68,11 +68,7 @@ def check_off_policy(config: OffPolicyConfig) -> None:
         raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")
     if config.vector not in ("sync", "async"):
         raise ValueError(f"vector: expected 'sync' or 'async', got {config.vector!r}")
-    if config.initial_steps >= config.total_timesteps:
-        raise ValueError(
-            f"initial_steps: expected fewer than total_timesteps ({config.total_timesteps}), got "
-            f"{config.initial_steps}: nothing would be learned"
-        )
+    check_initial_steps(config)
     if config.batch_size > config.buffer_size:
         raise ValueError(
             f"batch_size: expected at most buffer_size ({config.buffer_size}), got {config.batch_size}: make one "

@@ -3,10 +3,16 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mbrl.pipelines.config_checks import check_at_least_1, check_options
+
 
 @dataclass(frozen=True)
 class PETSConfig:
-    """Settings of `train_pets`. The defaults are those of the paper's code for HalfCheetah, sized for a GPU."""
+    """Settings of `train_pets`. The defaults are those of the paper's code for HalfCheetah, sized for a GPU.
+
+    Raises:
+        ValueError: a number is out of range, or an option is unknown; the planners check their numbers.
+    """
 
     total_timesteps: int = 10_000
     """Real environment steps in all."""
@@ -76,13 +82,16 @@ class PETSConfig:
 
     def __post_init__(self) -> None:
         positive = ("total_timesteps", "initial_steps", "fit_every", "num_envs", "checkpoint_every", "eval_episodes")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least_1(self, *positive, "members", "batch_size", "max_epochs", "patience", "particles")
+        check_options(self)
         if self.eval_every < 0:
             raise ValueError(f"eval_every: expected 0 (never) or more, got {self.eval_every}")
         if self.fit_steps is not None and self.fit_steps < 1:
             raise ValueError(f"fit_steps: expected at least 1, or None for epochs, got {self.fit_steps}")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"holdout: expected a share in (0, 1), which decides when to stop, got {self.holdout}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: expected a positive step size, got {self.learning_rate}")
 
 
 _SMALL = PETSConfig(

@@ -251,6 +251,7 @@ def test_the_task_is_verified_on_every_real_step() -> None:
         ({"model_max_steps": 0}, "model_max_steps: expected at least 1, or None, got 0"),
         ({"holdout": 0.0}, r"holdout: expected a share in \(0, 1\)"),
         ({"termination": "sometimes"}, "termination: expected one of task, learned, never, got 'sometimes'"),
+        ({"targets": "MVE"}, "targets: expected one of td, mve, steve, got 'MVE'"),
         ({"batch_size": 500}, "batch_size: expected at most buffer_size"),
         ({"model_lr": 0.0}, "model_lr: expected a positive step size"),
     ],

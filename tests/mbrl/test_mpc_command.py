@@ -136,6 +136,18 @@ def test_bad_input_is_one_sentence_and_status_2(arguments, message, capsys, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"planner": "random-shooting"}, "planner: expected one of random_shooting, cem, .* got 'random-shooting'"),
+        ({"order": "quadratic"}, "order: expected one of zero, linear, cubic, got 'quadratic'"),
+    ],
+)
+def test_a_misspelled_option_runs_nothing_else(changed, message):
+    with pytest.raises(ValueError, match=message):
+        MPCConfig(**changed)
+
+
 def test_every_planner_has_defaults_of_its_own_name():
     for name, config in DEFAULTS.items():
         assert config.planner == name

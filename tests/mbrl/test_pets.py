@@ -210,7 +210,20 @@ def test_an_objective_must_exist() -> None:
 
 @pytest.mark.parametrize(
     ("change", "name"),
-    [({"total_timesteps": 0}, "total_timesteps"), ({"eval_every": -1}, "eval_every"), ({"fit_steps": 0}, "fit_steps")],
+    [
+        ({"total_timesteps": 0}, "total_timesteps"),
+        ({"eval_every": -1}, "eval_every"),
+        ({"fit_steps": 0}, "fit_steps"),
+        ({"members": 0}, "members: expected at least 1"),
+        ({"max_epochs": 0}, "max_epochs: expected at least 1"),
+        ({"patience": 0}, "patience: expected at least 1"),
+        ({"holdout": 0.0}, r"holdout: expected a share in \(0, 1\)"),
+        ({"holdout": 1.5}, r"holdout: expected a share in \(0, 1\)"),
+        ({"learning_rate": 0.0}, "learning_rate: expected a positive"),
+        ({"risk": "max"}, "risk: expected one of mean, worst, cvar, got 'max'"),
+        ({"planner": "icem"}, "planner: expected one of cem, random_shooting, got 'icem'"),
+        ({"propagation": "TS1"}, "propagation: expected one of ts_inf, ts1, expectation, got 'TS1'"),
+    ],
 )
 def test_a_setting_out_of_range_is_named(change: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=name):
