@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mbrl.pipelines.config_checks import check_at_least_1, check_options
+from mbrl.pipelines.config_checks import check_at_least_1, check_initial_steps, check_options
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ class PETSConfig:
         positive = ("total_timesteps", "initial_steps", "fit_every", "num_envs", "checkpoint_every", "eval_episodes")
         check_at_least_1(self, *positive, "members", "batch_size", "max_epochs", "patience", "particles")
         check_options(self)
+        check_initial_steps(self)
         if self.eval_every < 0:
             raise ValueError(f"eval_every: expected 0 (never) or more, got {self.eval_every}")
         if self.fit_steps is not None and self.fit_steps < 1:

@@ -109,11 +109,17 @@ def train_reinforce(
         stop: asked after every step; True ends the training with a checkpoint.
 
     Raises:
-        ValueError: the environment does not fit the agent, or returned something that is not finite; or the checkpoint
-            was made with other settings.
+        ValueError: the environment does not fit the agent, or returned something that is not finite; there are fewer
+            steps than an update needs; or the checkpoint was made with other settings.
         NonFiniteUpdate: a loss was not finite.
     """
     check_match(env, agent, config.device)
+    left = config.total_timesteps - agent.steps
+    if 0 < left < config.batch_steps:
+        raise ValueError(
+            f"batch_steps: expected at most the {left} steps that there are to learn from, got {config.batch_steps}: "
+            "nothing would be learned; make it smaller, or total_timesteps larger"
+        )
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
     trajectories = Trajectories()
 

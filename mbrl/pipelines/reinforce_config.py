@@ -17,7 +17,8 @@ class OnPolicyConfig:
     total_timesteps: int = 100_000
     """Real environment steps in all."""
     batch_steps: int = 1_000
-    """Steps that the finished episodes of an update have at least; all of them are learned from once."""
+    """Steps that the finished episodes of an update have at least; all of them are learned from once. At most
+    `total_timesteps`."""
     discount: float = 0.99
     """Of rewards, per step."""
     device: str = "cpu"

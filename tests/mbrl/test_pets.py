@@ -214,6 +214,7 @@ def test_an_objective_must_exist() -> None:
         ({"total_timesteps": 0}, "total_timesteps"),
         ({"eval_every": -1}, "eval_every"),
         ({"fit_steps": 0}, "fit_steps"),
+        ({"initial_steps": 60}, r"initial_steps: expected fewer than total_timesteps \(60\), got 60: nothing would be"),
         ({"members": 0}, "members: expected at least 1"),
         ({"max_epochs": 0}, "max_epochs: expected at least 1"),
         ({"patience": 0}, "patience: expected at least 1"),

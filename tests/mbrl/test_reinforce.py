@@ -209,6 +209,17 @@ def test_updates_come_where_finished_episodes_have_enough_steps():
     assert (agent.steps, agent.updates) == (30, 6)
 
 
+def test_steps_that_make_no_update_are_refused():
+    env = Cut()
+    agent = DiscreteREINFORCE(env.observation_space, env.action_space, seed=0, **SMALL)
+    with pytest.raises(ValueError, match=r"batch_steps: expected at most the 4 steps that there are .* got 5"):
+        train_reinforce(env, agent, OnPolicyConfig(total_timesteps=4, batch_steps=5, eval_every=0))
+    agent.learn(5, env, batch_steps=5, eval_every=0)
+    with pytest.raises(ValueError, match=r"batch_steps: expected at most the 4 steps that there are .* got 5"):
+        agent.learn(4, env, batch_steps=5, eval_every=0)  # not 9: the first five are forgotten
+    assert (agent.steps, agent.updates) == (5, 1)
+
+
 def test_it_learns_which_actions_pay():
     """Reward 1 - |a - 0.5| in episodes of one step: from samples around 0 the mean goes to 0.5."""
 
