@@ -28,6 +28,7 @@ from mbrl.pipelines.offline_model import check_sizes
 from mbrl.pipelines.offline_model_config import OfflineModelConfig
 from mbrl.pipelines.recorder import Recorder
 from mbrl.pipelines.schedules import Ramp
+from planners.dynamics import Reward, Termination
 from planners.rows import leaves
 
 
@@ -37,6 +38,8 @@ def train_online(
     dataset: Dataset,
     config: MBPOConfig,
     *,
+    reward: Reward | None = None,
+    termination: Termination | None = None,
     model_state: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     recorder: Recorder | None = None,
@@ -51,6 +54,9 @@ def train_online(
             SAC's; it is left as it is.
         dataset: what it was trained on.
         config: the settings (`online_config`), with room for data and steps in the buffer.
+        reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says: the one of the run on
+            the dataset, where it was given one, or `model_state` does not fit.
+        termination: likewise, -> bool [rows]. Given functions are verified on every real step.
         model_state: of the model that it was trained with (`LearnedModel.state_dict`); None: a fresh one.
         seed: of everything random.
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
@@ -74,6 +80,8 @@ def train_online(
         online,
         config,
         seed=seed,
+        reward=reward,
+        termination=termination,
         model_state=model_state,
         recorder=recorder,
         evaluate=evaluate,

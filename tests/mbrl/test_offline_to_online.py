@@ -11,6 +11,7 @@ from mbrl.cli import main
 from mbrl.data.collect import RandomPolicy, collect
 from mbrl.data.datasets import DatasetInfo, from_buffer, save_dataset
 from mbrl.envs.make import make_env
+from mbrl.envs.tasks import task
 from mbrl.experiments.agent_runs import load_agent
 from mbrl.experiments.checkpoint import load_checkpoint
 from mbrl.experiments.offline_runs import create_offline_run
@@ -104,6 +105,29 @@ def test_the_first_fit_starts_from_the_model(trained):
     )
     assert (kept - weights).abs().max() < 1e-6
     assert (fresh - weights).abs().max() > 1e-2
+
+
+def test_given_rewards_and_ends_go_on_too():
+    """A model that was trained with a given reward has no output for one."""
+    env = gym.wrappers.TransformReward(make_env(ENV, as_registered=True), lambda reward: 3 * reward)
+    known = task(env)
+
+    def reward(obs, action, next_obs):
+        return 3 * known.reward(obs, action, next_obs)
+
+    dataset = from_buffer(collect(env, RandomPolicy(env.action_space), steps=ROWS, seed=0), DatasetInfo.of(env))
+    agent = SAC(*dataset.spaces(), seed=0, config=LEARNER)
+    done = train_mopo(dataset, agent, OFFLINE, reward=reward, termination=known.termination)
+    state = {f"ensemble/{name}": tensor for name, tensor in done.ensemble.state_dict().items()}
+    config = online_config(OFFLINE, env, ROWS, total_timesteps=3, **FAST)
+    online = train_online(
+        env, agent, dataset, config, model_state=state, reward=reward, termination=known.termination, seed=1
+    )
+    assert not online.ensemble.learned_reward
+    assert online.model_buffer.all().reward.unique().tolist() in ([3.0], [0.0, 3.0])
+    for wrong in ({"reward": known.reward}, {"reward": reward, "termination": lambda o, a, n: o[:, 0] == o[:, 0]}):
+        with pytest.raises(ValueError, match="disagrees with the environment in row 0"):
+            train_online(env, agent, dataset, config, model_state=state, seed=1, **wrong)
 
 
 def test_settings_of_model_and_rollouts_stay():
