@@ -81,6 +81,34 @@ def arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
     return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())
 
 
+def check_rows_alike(agent: Agent) -> None:
+    """Check that an agent's learner takes all rows of a batch alike.
+
+    Raises:
+        ValueError: it takes the first as data and the others as a model's, wherever they come from.
+    """
+    if hasattr(agent.config, "real_rows"):
+        name = type(agent).__name__
+        raise ValueError(
+            f"agent: expected one whose learner takes all rows of a batch alike, such as SAC, got {name}, which takes "
+            "the first ones as data and the others as a model's: train it with mbrl.pipelines.combo.train_combo"
+        )
+
+
+def check_as_they_are(agent: Agent) -> None:
+    """Check that an agent's learner takes observations as they are, or has a dataset's scaling already.
+
+    Raises:
+        ValueError: it standardises them by a dataset that it has not seen.
+    """
+    if hasattr(agent.learner, "fit_normalizer") and not agent.updates:
+        name = type(agent).__name__
+        raise ValueError(
+            f"agent: expected one whose learner takes observations as they are, such as SAC, got {name}, which "
+            "standardises them by a dataset: train it with mbrl.pipelines.offline.train_offline first"
+        )
+
+
 def check_data_match(dataset: Dataset, agent: Agent, device: str) -> None:
     """Check that an agent is for a dataset's observations and actions, and lives where training is to be.
 

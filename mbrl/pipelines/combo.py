@@ -53,7 +53,8 @@ def train_combo(
         seed: of everything random but the agent's initial parameters.
         reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says.
         termination: likewise, -> bool [rows]. Given functions are verified on every row of the dataset.
-        dynamics: a model that is known, in place of a learned one: the settings of the model have no effect.
+        dynamics: a model that is known, in place of a learned one: the settings of the model have no effect, and
+            rewards and ends are its own.
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
         evaluate: `evaluate(agent, updates)` -> metrics, called every `config.eval_every` updates.
         stop: asked after every few updates; True ends the training with a checkpoint.

@@ -20,6 +20,7 @@ from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
 from mbrl.envs.tasks import task
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.agent_checks import check_as_they_are, check_rows_alike
 from mbrl.pipelines.agent_loop import MODEL_COLUMNS, AgentLoop
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
@@ -77,12 +78,14 @@ def train_dyna(
 
     Raises:
         ValueError: the environment does not fit the agent or the settings, returned something that is not finite, or
-            disagrees with given rewards or ends; the checkpoint was made with other settings; or the actor would never
-            learn from real transitions.
+            disagrees with given rewards or ends; the learner needs a dataset; the checkpoint was made with other
+            settings; or the actor would never learn from real transitions.
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full; the message says which buffer to make smaller.
     """
     check_match(env, agent, config.device)
+    check_rows_alike(agent)
+    check_as_they_are(agent)
     _check_turns(agent, config)
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
     with memory_explained({"buffer_size": buffer_bytes(config.buffer_size, *agent.sizes)}):

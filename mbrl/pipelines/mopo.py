@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mbrl.data.datasets import Dataset
+from mbrl.pipelines.agent_checks import check_as_they_are, check_rows_alike
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.model_training import Evaluate, ModelTraining, ModelTrainingResult, memory_of
 from mbrl.pipelines.mopo_config import MOPOConfig
@@ -47,17 +48,21 @@ def train_mopo(
         seed: of everything random but the agent's initial parameters.
         reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says.
         termination: likewise, -> bool [rows]. Given functions are verified on every row of the dataset.
-        dynamics: a model that is known, in place of a learned one: the settings of model and penalty have no effect.
+        dynamics: a model that is known, in place of a learned one: the settings of model and penalty have no effect,
+            and rewards and ends are its own.
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
         evaluate: `evaluate(agent, updates)` -> metrics, called every `config.eval_every` updates.
         stop: asked after every few updates; True ends the training with a checkpoint.
 
     Raises:
-        ValueError: the dataset does not fit the agent, or disagrees with rewards or ends; the checkpoint was made with
-            other settings or data; or the model returned nothing finite.
+        ValueError: the dataset does not fit the agent, or disagrees with rewards or ends; the agent is COMBO's, or has
+            observations to standardise; the checkpoint was made with other settings or data; or the model returned
+            nothing finite.
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full; the message says which buffer to make smaller.
     """
+    check_rows_alike(agent)
+    check_as_they_are(agent)
     with memory_explained(memory_of(dataset, agent, config)):
         training = ModelTraining(
             dataset,

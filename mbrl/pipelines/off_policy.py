@@ -13,6 +13,7 @@ import gymnasium as gym
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.collect import Episode
+from mbrl.pipelines.agent_checks import check_as_they_are, check_rows_alike
 from mbrl.pipelines.agent_loop import AgentLoop
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
@@ -60,11 +61,13 @@ def train_off_policy(
 
     Raises:
         ValueError: the environment does not fit the agent or the settings, or returned something that is not finite;
-            or the checkpoint was made with other settings.
+            the learner needs a dataset or a model; or the checkpoint was made with other settings.
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full; the message says which buffer to make smaller.
     """
     check_match(env, agent, config.device)
+    check_rows_alike(agent)
+    check_as_they_are(agent)
     recorder, count = recorder or NullRecorder(), Counters(steps=agent.steps, updates=agent.updates)
     with memory_explained({"buffer_size": buffer_bytes(config.buffer_size, *agent.sizes)}):
         buffer = agent.experience(config.buffer_size, config.num_envs)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mbrl.data.buffer import ReplayBuffer, buffer_bytes
 from mbrl.data.datasets import Dataset, dataset_buffer
-from mbrl.pipelines.agent_checks import check_data_match
+from mbrl.pipelines.agent_checks import check_data_match, check_rows_alike
 from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.offline_config import OfflineConfig
@@ -59,11 +59,13 @@ def train_offline(
         stop: asked after every few updates; True ends the training with a checkpoint.
 
     Raises:
-        ValueError: the dataset does not fit the agent, or the checkpoint was made with other settings or data.
+        ValueError: the dataset does not fit the agent, the agent is COMBO's, or the checkpoint was made with other
+            settings or data.
         NonFiniteUpdate: a loss was not finite.
         MemoryError: the device is full.
     """
     check_data_match(dataset, agent, config.device)
+    check_rows_alike(agent)
     recorder, count = recorder or NullRecorder(), Counters(updates=agent.updates)
     with memory_explained({"dataset": buffer_bytes(len(dataset), *agent.sizes, dtype=agent.learner.dtype)}):
         buffer = dataset_buffer(dataset, device=agent.device, dtype=agent.learner.dtype)

@@ -3,14 +3,25 @@
 from dataclasses import replace
 from typing import Any
 
+import gymnasium as gym
 import pytest
 import torch
 
 from mbrl.learners.sac import SACConfig
-from mbrl.pipelines.agents import SAC
+from mbrl.pipelines.agents import SAC, Agent
+from mbrl.pipelines.combo import COMBO
+from mbrl.pipelines.dyna import train_dyna
+from mbrl.pipelines.dyna_config import DynaConfig
+from mbrl.pipelines.mbpo import train_mbpo
+from mbrl.pipelines.mbpo_config import MBPOConfig
 from mbrl.pipelines.model_training import ModelTrainingResult, memory_of
 from mbrl.pipelines.mopo import train_mopo
 from mbrl.pipelines.mopo_config import PRESETS, MOPOConfig, mopo_preset
+from mbrl.pipelines.off_policy import train_off_policy
+from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.offline import train_offline
+from mbrl.pipelines.offline_agents import TD3BC
+from mbrl.pipelines.offline_config import OfflineConfig
 from mbrl.pipelines.offline_model import reward_scale
 from planners.rows import leaves
 from tests.mbrl.line_cases import LINE, line_dataset, line_reward, line_step
@@ -219,6 +230,33 @@ def test_bad_settings_and_agents() -> None:
     two = replace(other, observations=other.observations.repeat(2, 1))
     with pytest.raises(ValueError, match="dataset: expected observations and actions of 2 and 1 numbers, as the agent"):
         train_mopo(other, SAC(*two.spaces()), TINY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (COMBO, r"agent: expected one whose learner takes all rows of a batch alike, .* got COMBO.*train_combo"),
+        (TD3BC, r"agent: expected one whose learner takes observations as they are, .* got TD3BC.*train_offline"),
+    ],
+)
+def test_learners_that_need_another_loop_are_refused(kind: type[Agent], message: str) -> None:
+    dataset, env = line_dataset(100), gym.make("Pendulum-v1")
+    with pytest.raises(ValueError, match=message):
+        train_mopo(dataset, kind(*dataset.spaces(), hidden=(8,)), TINY)
+    agent = kind(env.observation_space, env.action_space, hidden=(8,))
+    loops: list[Any] = [(train_mbpo, MBPOConfig()), (train_dyna, DynaConfig()), (train_off_policy, OffPolicyConfig())]
+    for train_in, config in loops:
+        with pytest.raises(ValueError, match=message):
+            train_in(env, agent, config)
+    if kind is COMBO:
+        with pytest.raises(ValueError, match=message):
+            train_offline(dataset, kind(*dataset.spaces(), hidden=(8,)), OfflineConfig())
+
+
+def test_a_learner_that_has_its_datasets_scaling_goes_on() -> None:
+    dataset = line_dataset(100)
+    agent = TD3BC(*dataset.spaces(), hidden=(8,)).learn(2, dataset)
+    assert train_mopo(dataset, agent, TINY).updates == TINY.total_updates
 
 
 @pytest.mark.parametrize("env_id", RUNNERS)
