@@ -69,6 +69,8 @@ class AWACConfig:
     """How many; their minimum counts."""
 
     def __post_init__(self) -> None:
+        if self.temperature is None or not self.temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, for AWAC learns none, got {self.temperature}")
         check_settings(self, "critics")
         if not self.largest_weight > 0:
             raise ValueError(f"largest_weight: expected a positive number, got {self.largest_weight}")

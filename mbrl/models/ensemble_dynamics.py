@@ -143,7 +143,8 @@ class EnsembleDynamics:
     @torch.no_grad()
     def uncertainty(self, state: EnsembleState, action: Tensor) -> Float[Tensor, "rows"]:
         """How far the elites disagree: root mean square over outputs of the standard deviation of their means, in units
-        of the standard deviation of the targets in the data. 0 for a single member."""
+        of the standard deviation of the targets in the data, or in raw ones with `normalize_targets=False`. 0 for a
+        single member."""
         mean = self._means(state.obs, self.ensemble.encode(action))
         return (mean.std(0, correction=0) / self.ensemble.targets.std).square().mean(-1).sqrt()
 

@@ -53,14 +53,14 @@ def penalty_function(
         kind: "aleatoric", "pairwise", "ensemble_std", or "none".
         ensemble: whose predictions it is shown.
         weight: of the penalty, in units of the reward.
-        units: "data" or "raw".
+        units: "data" or "raw"; an ensemble that leaves its targets raw knows no others.
 
     Returns:
         The function; None where there is no penalty or its weight is 0.
 
     Raises:
-        ValueError: the weight is negative, an option is unknown, or this ensemble says nothing of that kind: a single
-            member does not disagree, and a deterministic one expects no noise.
+        ValueError: the weight is negative, an option is unknown, or this ensemble says nothing of that kind (a single
+            member does not disagree, and a deterministic one expects no noise) or in these units.
     """
     check_penalty(kind, weight, units)
     if kind == "none" or weight == 0:
@@ -71,6 +71,9 @@ def penalty_function(
     if kind != "aleatoric" and ensemble.members == 1:
         raise ValueError(f"penalty: expected 'aleatoric' or 'none' with one member, got {kind!r}; use more members")
     function = {"aleatoric": aleatoric, "pairwise": pairwise, "ensemble_std": ensemble_std}[kind]
+    if units == "data" and not ensemble.normalize_targets:
+        raise ValueError("penalty_units: expected 'raw', for this ensemble (normalize_targets=False) does not know the "
+                         "units of the data, got 'data'")  # fmt: skip
     # As in the published code: noise is that of all outputs, the reward too; members disagree on observations.
     outputs = ensemble.out_dim if kind == "aleatoric" else ensemble.obs_dim
 

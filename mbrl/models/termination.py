@@ -85,7 +85,7 @@ class LearnedTermination:
             Shares of ends and of other rows in `data` that are told wrongly; NaN where there are no such rows.
 
         Raises:
-            ValueError: a number is out of range, or the data don't fit.
+            ValueError: a number is out of range, or the data don't fit or are not finite; it is left as it was.
         """
         if steps < 1 or batch_size < 2 or not lr > 0:
             raise ValueError(
@@ -99,6 +99,13 @@ class LearnedTermination:
             )
         like = self.log_odds
         rows = self._columns(data.obs, data.action, data.next_obs)
+        finite = rows.isfinite().all(-1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0, 0])
+            raise ValueError(
+                f"data: expected finite numbers, got in row {row} obs {data.obs[row].tolist()}, "
+                f"action {data.action[row].tolist()}, next_obs {data.next_obs[row].tolist()}; leave such rows out"
+            )
         self.inputs.fit(rows)
         ends, others = (mask.to(like.device).nonzero()[:, 0] for mask in (data.terminated, ~data.terminated))
         odds = torch.tensor([float(len(ends)), float(len(others))]).log()

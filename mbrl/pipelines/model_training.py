@@ -80,7 +80,7 @@ class ModelTraining:
         real_rows: how many of a batch's rows are real.
         reward: `reward(obs, action, next_obs)` -> [rows], in place of what `config.reward` says.
         termination: likewise, -> bool [rows]. Given functions are verified on every row of the dataset.
-        dynamics: a model that is known, in place of a learned one.
+        dynamics: a model that is known, in place of a learned one, with rewards and ends of its own.
         penalty: makes what the model's rewards are lowered by.
         adjust: makes, of the model, what batches are adjusted by.
         recorder: takes metrics and checkpoints, and gives the checkpoint to resume from.
@@ -88,8 +88,8 @@ class ModelTraining:
         stop: asked after every few updates; True ends the training with a checkpoint.
 
     Raises:
-        ValueError: the dataset does not fit the agent, or disagrees with rewards or ends; or the checkpoint was made
-            with other settings or data.
+        ValueError: the dataset does not fit the agent, or disagrees with rewards or ends; these are given beside
+            dynamics; or the checkpoint was made with other settings or data.
     """
 
     def __init__(
@@ -110,6 +110,11 @@ class ModelTraining:
         stop: Callable[[], bool] | None = None,
     ) -> None:
         check_data_match(dataset, agent, config.device)
+        for name, what in (("reward", reward), ("termination", termination)):
+            if dynamics is not None and what is not None:
+                raise ValueError(
+                    f"{name}: expected None beside dynamics, which have their own, got {what}; give it to the dynamics"
+                )
         recorder = recorder or NullRecorder()
         self.dataset, self.agent, self.config = dataset, agent, config
         self.count = Counters(updates=agent.updates)

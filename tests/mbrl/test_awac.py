@@ -107,6 +107,12 @@ def test_settings_are_checked(name, value):
         AWACConfig(**{name: value})
 
 
+@pytest.mark.parametrize("value", [None, 0.0])
+def test_a_temperature_that_could_be_learned_is_refused(value):
+    with pytest.raises(ValueError, match="temperature: expected a positive number, for AWAC learns none, got"):
+        AWACConfig(temperature=value)
+
+
 def test_sizes_and_bounds_are_checked():
     with pytest.raises(ValueError, match="obs_dim"):
         AWACLearner(0, LOW, HIGH)

@@ -253,6 +253,12 @@ def test_learners_that_need_another_loop_are_refused(kind: type[Agent], message:
             train_offline(dataset, kind(*dataset.spaces(), hidden=(8,)), OfflineConfig())
 
 
+@pytest.mark.parametrize("given", [{"reward": line_reward}, {"termination": line_never}])
+def test_rewards_and_ends_beside_dynamics_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))}: expected None beside dynamics, which have their own"):
+        train(dynamics=LINE, **given)
+
+
 def test_a_learner_that_has_its_datasets_scaling_goes_on() -> None:
     dataset = line_dataset(100)
     agent = TD3BC(*dataset.spaces(), hidden=(8,)).learn(2, dataset)

@@ -137,6 +137,10 @@ def test_without_penalty_or_weight_there_is_no_function() -> None:
         ({"weight": float("nan")}, "penalty_weight: expected a finite number"),
         ({"ensemble": GaussianEnsemble(2, 1, members=1)}, "penalty: expected 'aleatoric' or 'none' with one member"),
         (
+            {"ensemble": GaussianEnsemble(2, 1, normalize_targets=False), "units": "data"},
+            r"penalty_units: expected 'raw', for this ensemble \(normalize_targets=False\) does not know the units",
+        ),
+        (
             {"kind": "aleatoric", "ensemble": GaussianEnsemble(2, 1, deterministic=True)},
             "this ensemble is deterministic and expects no noise, got 'aleatoric'",
         ),

@@ -89,6 +89,18 @@ def test_a_model_ends_by_it() -> None:
     assert dynamics.step(state, torch.zeros(2, 1))[1].terminated.tolist() == [True, False]
 
 
+@pytest.mark.parametrize("field", ["obs", "action", "next_obs"])
+def test_data_that_are_not_finite_are_named_and_change_nothing(field: str) -> None:
+    batch, termination = transitions(50, 0.5), LearnedTermination(2, 1)
+    termination.fit(batch, seed=0, steps=5)
+    before = termination.state_dict()
+    broken = getattr(batch, field).clone()
+    broken[7, 0] = torch.nan
+    with pytest.raises(ValueError, match="data: expected finite numbers, got in row 7 obs"):
+        termination.fit(batch._replace(**{field: broken}), seed=0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in termination.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [({"steps": 0}, "steps, batch_size, lr"), ({"batch_size": 1}, "steps, batch_size, lr"), ({"lr": 0.0}, "steps, ")],
