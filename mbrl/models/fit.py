@@ -49,7 +49,8 @@ class FitReport(NamedTuple):
     elites: Int[Tensor, "elites"]
     """The members to predict with, the best first where there was a holdout."""
     kept: Bool[Tensor, "members"]
-    """Members that this fit left as they were, for none of its epochs was better on the holdout."""
+    """Members whose weights this fit left as they were, for none of its epochs was better on the holdout. Under
+    scalings that have moved they predict something else than before."""
 
 
 class Rows(NamedTuple):
@@ -75,7 +76,9 @@ def fit(
     elites: int | None = None,
     bootstrap: bool = True,
 ) -> FitReport:
-    """Train the ensemble from where it is, with a fresh Adam; the scalings are those of the training rows.
+    """Train the ensemble from the present weights, with a fresh Adam; the scalings are those of the training rows.
+
+    Where these have moved since the last fit, the same weights predict something else: training starts from there.
 
     With a holdout, each member keeps the weights that were best on it, and stops alone after `patience` epochs in which
     its squared error there did not fall by more than 1 %. Without one, all train for `epochs` or `steps`.
