@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +36,7 @@ def compare(
     jobs: int | None = None,
     ray: tuple[str, ...] | None = None,
     gpu_share: float = 0.0,
+    device: str = "cpu",
     oracle_episodes: int = ORACLE_EPISODES,
 ) -> int:
     """Compare algorithms on environments, with and without a model, and write a report to send.
@@ -59,9 +61,11 @@ def compare(
         jobs: Runs at once, each with one thread; by default as many as there are cores.
         ray: Run them as tasks on the Ray cluster at this address, or on one that is started here if none is given.
         gpu_share: Of a GPU for each run on Ray.
+        device: Where networks live: cpu, cuda, ...; with --study, too.
         oracle_episodes: Episodes with which PETS's planner is set apart from its model; 0: none.
     """
     chosen = _study(study, env_id, algorithms, total_timesteps, seeds, eval_every, eval_episodes, times, eval_times)
+    chosen = replace(chosen, entries=tuple(replace(entry, device=device) for entry in chosen.entries))
     thresholds = _numbers("threshold", threshold, [task.env_id for task in chosen.tasks])
     again = _command(study, chosen, threshold, oracle_episodes)
     import torch
@@ -164,6 +168,7 @@ def _command(name: str | None, study: Study, threshold: tuple[str, ...], oracle_
         words += ["--times", *times] if times else []
         words += ["--eval-times", *eval_times] if eval_times else []
     words += ["--threshold", *threshold] if threshold else []
+    words += ["--device", study.entries[0].device] if study.entries[0].device != "cpu" else []
     words += ["--oracle-episodes", str(oracle_episodes)] if oracle_episodes != ORACLE_EPISODES else []
     return shlex.join(words)
 

@@ -49,7 +49,7 @@ class RayJobs:
     Args:
         address: of the cluster, such as "auto" or "ray://HOST:10001"; None: one is started on this machine.
         jobs: cores of a cluster that is started here.
-        gpu_share: of a GPU that each run takes, for settings whose device is one.
+        gpu_share: of a GPU that each run takes, for entries of a study whose device is one.
         oracle_episodes: of each arm of PETS's oracle gap; 0: without one.
 
     Raises:

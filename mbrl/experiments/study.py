@@ -1,7 +1,7 @@
 """What a comparison runs: tasks x algorithms x seeds, each with the library's own settings for the task.
 
-Nothing but length and evaluations is set here, so that every algorithm meets a task as `mbrl train` would, and a run
-that was made by hand counts as one of a study.
+Nothing but length, evaluations and the device is set here, so that every algorithm meets a task as `mbrl train` would,
+and a run that was made by hand counts as one of a study.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Entry:
     """How many budgets its runs last, so that its steps to a threshold behind the budget are seen."""
     eval_times: int = 1
     """How many times the task's steps lie between its evaluations: long runs need fewer."""
+    device: str = "cpu"
+    """Where its networks live: cpu, cuda, cuda:1, ..."""
 
     def __post_init__(self) -> None:
         for name in ("times", "eval_times"):
@@ -142,7 +144,7 @@ def cells(study: Study) -> Iterator[Cell]:
 
 
 def cell_settings(cell: Cell) -> Settings:
-    """The preset of a cell's algorithm and environment, with length and evaluations replaced.
+    """The preset of a cell's algorithm and environment, with length, evaluations and device replaced.
 
     Raises:
         ValueError: there is no such algorithm or preset, or it does not fit the budget.
@@ -162,11 +164,10 @@ def cell_settings(cell: Cell) -> Settings:
         "total_timesteps": cell.total_timesteps,
         "eval_every": cell.eval_every,
         "eval_episodes": cell.task.eval_episodes,
+        "device": cell.entry.device,
     }
     try:
-        if algorithm == PETS:
-            return Settings(replace(pets_preset(env_id), **length), None)
-        found = find_preset(algorithm, env_id, "", name)
+        found = Settings(pets_preset(env_id), None) if algorithm == PETS else find_preset(algorithm, env_id, "", name)
         return Settings(replace(found.config, **length), getattr(found, "learner", None))
     except KeyError:
         raise ValueError(f"algorithms: expected those of mbrl train --help, got {algorithm!r}") from None

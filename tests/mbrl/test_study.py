@@ -71,6 +71,14 @@ def test_settings_are_the_preset_but_for_length_and_evaluations():
     assert (made.config.total_timesteps, made.config.eval_every, made.config.eval_episodes) == (1_800, 600, 2)
 
 
+def test_networks_live_where_the_entry_says():
+    for algorithm in ("pets", "sac", "mbpo", "dyna", "reinforce", "sb3-ppo"):
+        made = [cell_settings(Cell(POLE, Entry("x", algorithm, device=device), seed=0)) for device in ("cpu", "cuda:1")]
+        assert [one.config.device for one in made] == ["cpu", "cuda:1"]
+        assert replace(made[1].config, device="cpu") == made[0].config
+        assert made[1].learner == made[0].learner
+
+
 @pytest.mark.parametrize(
     ("entry", "budget", "message"),
     [
