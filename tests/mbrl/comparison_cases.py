@@ -1,6 +1,6 @@
 """Run directories with known returns, for tests of comparisons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +36,9 @@ def write_run(
         run.log({"time/total_timesteps": every * number - 1, "rollout/ep_rew_mean": 0.0})
         run.log({"time/total_timesteps": every * number, **spent, "eval/mean_reward": ret})
     return run.path
+
+
+def find(rows: Iterable[Any], **what: Any) -> Any:
+    """The one row whose attributes are these."""
+    (found,) = [row for row in rows if all(getattr(row, name) == value for name, value in what.items())]
+    return found
