@@ -1,4 +1,4 @@
-"""The datasets of the offline benchmarks, made here: from random actions, and from runs of our SAC with seed 0.
+"""The datasets of the offline benchmarks, made here: from random actions, and from runs of our SAC.
 
 `python -m benchmarks.offline_data` shows them; `--root` is where `benchmarks.offline` looks for them, and makes those
 that are missing. The same machine and versions make the same bytes.
@@ -25,6 +25,8 @@ class Made(NamedTuple):
     """None: all that the run has in its buffer."""
     sac_steps: int | None = None
     """Real steps of the run of SAC."""
+    sac_seed: int = 0
+    """Its seed."""
     noise: float = 0.0
     """Around the policy's best actions, in half their range; 0: actions are drawn as in training."""
 
@@ -38,8 +40,9 @@ DATA: dict[str, Made] = {
     "pendulum-few": Made("Pendulum-v1", "random", 800),
     "inverted-random": Made("InvertedPendulum-v5", "random", 5_000),
     "inverted-replay": Made("InvertedPendulum-v5", "medium-replay", None, 4_000),
-    # Almost no noise: what else could have been done is hardly in it.
-    "inverted-narrow": Made("InvertedPendulum-v5", "medium", 2_000, 4_000, noise=0.005),
+    # Almost no noise: what else could have been done is hardly in it. The policy of seed 2 runs into both ends of the
+    # rail; where data show one only, nothing keeps a policy from the other.
+    "inverted-narrow": Made("InvertedPendulum-v5", "medium", 2_000, 4_000, sac_seed=2, noise=0.005),
     "halfcheetah-replay": Made("HalfCheetah-v5", "medium-replay", None, 40_000),
     "hopper-replay": Made("Hopper-v5", "medium-replay", None, 40_000),
 }
@@ -54,16 +57,17 @@ def dataset_path(name: str, root: Path) -> Path:
     path, made = root / f"{name}.hdf5", DATA[name]
     if not path.exists():
         root.mkdir(parents=True, exist_ok=True)
-        run = None if made.sac_steps is None else str(_sac(made.env_id, made.sac_steps, root).path)
+        run = None if made.sac_steps is None else str(_sac(made, root).path)
         env_id = made.env_id if run is None else None
         dataset = collect_dataset(made.kind, steps=made.rows, run=run, env_id=env_id, seed=0, noise=made.noise)
         save_dataset(dataset, path)
     return path
 
 
-def _sac(env_id: str, steps: int, root: Path) -> Run:
-    """A run of SAC with as many steps, trained to its end; goes on where it was interrupted."""
-    folder = root / f"sac-{env_id}-{steps}"
+def _sac(made: Made, root: Path) -> Run:
+    """The run of SAC that a dataset is of, trained to its end; goes on where it was interrupted."""
+    env_id, steps, seed = made.env_id, made.sac_steps, made.sac_seed
+    folder = root / f"sac-{env_id}-{steps}-{seed}"
     found = sorted(folder.glob("*__*/config.json"))
     if found:
         run = Run.open(found[-1].parent)
@@ -72,7 +76,7 @@ def _sac(env_id: str, steps: int, root: Path) -> Run:
         loop, changes = SAC[env_id]
         config = replace(config, total_timesteps=steps, **{"checkpoint_every": steps, **loop})
         learner = replace(learner, **changes)
-        run = create_agent_run(folder, env_id, "sac", config, learner, seed=0, env_kwargs=env_kwargs)
+        run = create_agent_run(folder, env_id, "sac", config, learner, seed=seed, env_kwargs=env_kwargs)
     train_run(run, progress=False)
     return run
 
