@@ -1,9 +1,17 @@
 """Every module of the benchmarks can be imported: they follow the library, and nothing else runs them in tests."""
 
+import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from mbrl.experiments.provenance import seal
+from mbrl.experiments.results import read_results
+from mbrl.experiments.run import Run
+from tests.mbrl.comparison_cases import write_run
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py"))
@@ -17,3 +25,18 @@ def test_every_benchmark_can_be_imported(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_there_are_benchmarks_to_import() -> None:
     assert "learning" in MODULES
+
+
+@pytest.mark.parametrize("algo", ["sac", "mbpo"])
+def test_a_run_of_the_tracked_comparison_comes_back_from_its_line(algo, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    compare_small = import_module("benchmarks.compare_small")
+    path = write_run(tmp_path / "runs", algo, 0, [-900.0, None, -300.0])
+    Run.open(path).log({"time/total_timesteps": 300, "train/n_updates": 31})  # after the last evaluation: left out
+    (path / "evaluation.json").write_text(seal({"deterministic": {"returns": [-1.5]}, "stochastic": None}))
+    line = json.loads(json.dumps(compare_small.line_of(path)))
+    back = compare_small.restore(line, tmp_path / "other")
+    assert compare_small.restore(line, tmp_path / "other") == back  # once more: nothing is added
+    ((before,), (after,)) = (read_results([("it", where)]).outcomes for where in (path, back))
+    assert after.path == tmp_path / "other" / path.name
+    np.testing.assert_equal(vars(replace(after, path=path)), vars(before))

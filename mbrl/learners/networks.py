@@ -142,7 +142,7 @@ class _ReluNetwork(torch.autograd.Function):
                 return (None, *reversed(grads))
             grad = grad * weight.mT if weight.shape[-1] == 1 else torch.bmm(grad, weight.mT)
             if layer > 0:
-                grad = torch.ops.aten.threshold_backward(grad, x, 0)
+                torch.ops.aten.threshold_backward.grad_input(grad, x, 0, grad_input=grad)  # in place: grad is ours
         return (grad, *reversed(grads))
 
 
