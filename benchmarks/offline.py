@@ -2,13 +2,15 @@
 
 `python -m benchmarks.offline --methods bc naive mopo combo --data pendulum-narrow --seeds 0 1 2 3 4` trains in run
 directories under --root, on datasets that it makes where they are missing (benchmarks/offline_data.py). A seed that was
-interrupted, or stopped by `--minutes`, goes on from its newest checkpoint; a finished one is not repeated.
+interrupted, or stopped by `--minutes`, goes on from its newest checkpoint; one that has its line, of the same data and
+settings, is not repeated.
 With a GPU: `--data hopper-replay halfcheetah-replay --total-updates 1000000 --device cuda --minutes 10`.
 `python -m benchmarks.offline_report` makes tables. "naive" is MOPO without a penalty, all else alike; "mbpo" has
 rollouts of one step besides, as MBPO has them for the pole: as many model rows, each from a row of the data.
 """
 
 import argparse
+import json
 import sys
 import time
 from dataclasses import replace
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.offline_data import DATA, dataset_path
-from benchmarks.report import keep
+from benchmarks.report import RESULTS, keep
 from mbrl.experiments.offline_runs import OFFLINE, create_offline_run, offline_env, run_dataset
 from mbrl.experiments.run import Run
 from mbrl.experiments.runs import load_policy, train_run
@@ -55,6 +57,15 @@ def learn(
     """Train a seed, from where it is; whether it is finished."""
     folder = root / f"{method}@{data}" / str(seed)
     run = _open(method, data, seed, folder, data_root, longer)
+    what = {
+        "experiment": f"{method}@{data}",
+        "seed": seed,
+        "settings": {"loop": _without(run.config["loop"], "model_cache"), "learner": run.config["learner"]},
+        "dataset": {key: run.config["dataset"][key] for key in ("hash", "rows")},
+    }
+    if any(what.items() <= line.items() for line in _kept()):
+        (folder / "kept").touch()
+        return True
     spent = folder / "cpu_seconds"
     before = float(spent.read_text()) if spent.exists() else 0.0
     cpu = time.process_time()
@@ -66,10 +77,7 @@ def learn(
         return False
     rows = [row for row in run.metrics() if row.get("eval/mean_reward") is not None]
     record = {
-        "experiment": f"{method}@{data}",
-        "seed": seed,
-        "settings": {"loop": _without(run.config["loop"], "model_cache"), "learner": run.config["learner"]},
-        "dataset": {key: run.config["dataset"][key] for key in ("hash", "rows")},
+        **what,
         "updates": [row["train/n_updates"] for row in rows],
         "returns": [round(row["eval/mean_reward"], 2) for row in rows],
         **_values(run),
@@ -78,6 +86,12 @@ def learn(
     print(f"{method}@{data} seed {seed}: {record['returns']}\nkept in {keep('offline', record)}", flush=True)
     (folder / "kept").touch()
     return True
+
+
+def _kept() -> list[dict[str, Any]]:
+    """The lines of finished seeds."""
+    file = RESULTS / "offline.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _without(settings: dict[str, Any], name: str) -> dict[str, Any]:
