@@ -27,7 +27,7 @@ class COMBOPreset(NamedTuple):
 
 
 _SMALL = COMBOLearnerConfig(hidden=(64, 64), lr=1e-3, actor_lr=1e-3, actions=4)
-_POLE = replace(_SMALL, tau=0.02)
+_POLE = replace(_SMALL, tau=0.02, weight=0.1)
 
 
 def _runner(length: int, weight: float) -> dict[str, COMBOPreset]:
