@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.report import RESULTS
 from mbrl.experiments.compare import Comparison
 from mbrl.experiments.costs import GRADIENT_STEPS, MODEL_STEPS
-from mbrl.experiments.metrics import STEP, append_metrics, read_metrics
+from mbrl.experiments.metrics import METRICS, STEP, append_metrics, read_metrics
 from mbrl.experiments.oracle_gap import FILE as ORACLE
 from mbrl.experiments.results import FINAL
 from mbrl.experiments.run import CONFIG
@@ -45,12 +45,14 @@ def _evaluations(path: Path) -> Iterator[dict[str, Any]]:
 def restore(line: dict[str, Any], root: Path) -> Path:
     """The run directory of a line, made where there is none yet."""
     path = root / line["run"]
-    if not path.exists():
-        path.mkdir(parents=True)
-        for name, text in line["files"].items():
-            (path / name).write_text(text)
-        for row in line["evaluations"]:
-            append_metrics(path, row)
+    if (path / CONFIG).exists():
+        return path
+    path.mkdir(parents=True, exist_ok=True)
+    (path / METRICS).unlink(missing_ok=True)  # of a restore that was killed
+    for row in line["evaluations"]:
+        append_metrics(path, row)
+    for name in sorted(line["files"], key=CONFIG.__eq__):  # config.json last: without it, nobody takes it for a run
+        (path / name).write_text(line["files"][name])
     return path
 
 

@@ -35,6 +35,8 @@ def test_a_run_of_the_tracked_comparison_comes_back_from_its_line(algo, tmp_path
     Run.open(path).log({"time/total_timesteps": 300, "train/n_updates": 31})  # after the last evaluation: left out
     (path / "evaluation.json").write_text(seal({"deterministic": {"returns": [-1.5]}, "stochastic": None}))
     line = json.loads(json.dumps(compare_small.line_of(path)))
+    (half := tmp_path / "other" / path.name).mkdir(parents=True)  # a restore was killed
+    (half / "metrics.jsonl").write_text("{}\n")
     back = compare_small.restore(line, tmp_path / "other")
     assert compare_small.restore(line, tmp_path / "other") == back  # once more: nothing is added
     ((before,), (after,)) = (read_results([("it", where)]).outcomes for where in (path, back))
