@@ -16,8 +16,9 @@ from benchmarks.harness import CORE_SHARE, alternate, timed
 from benchmarks.peers.worker import mbrl_lib
 from benchmarks.report import compare
 from benchmarks.workload import ACT, HIDDEN, OBS, Products, transitions
-from mbrl.models.ensemble_dynamics import CACHED_ROWS, EnsembleDynamics
+from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.fit import fit
+from mbrl.models.folded import CACHED_ROWS
 from mbrl.models.gaussian_ensemble import GaussianEnsemble, Prediction
 from mbrl.rollout import rollout
 

@@ -208,6 +208,7 @@ def learned_reward_problem(agent: PETSAgent, buffer: ReplayBuffer) -> Problem:
         propagation=own.propagation,
         reward=fit_reward(agent, buffer),
         termination=own.termination,
+        precision=own.precision,
     )
     return replace(agent.policy.problem, dynamics=dynamics)
 

@@ -67,7 +67,11 @@ class PETSAgent:
             device=device_of(config.device),
         )
         dynamics = EnsembleDynamics(
-            self.ensemble, propagation=config.propagation, reward=reward, termination=termination
+            self.ensemble,
+            propagation=config.propagation,
+            reward=reward,
+            termination=termination,
+            precision=config.precision,
         )
         self.dynamics = dynamics
         problem = Problem(dynamics, config.discount, particles=config.particles, risk=RISKS[config.risk])

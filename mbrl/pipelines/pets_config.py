@@ -33,6 +33,9 @@ class PETSConfig:
     """Predict no variance and train on the squared error."""
     propagation: Literal["ts_inf", "ts1", "expectation"] = "ts_inf"
     """How particles meet members: one for the whole plan, a new one each step, or the mean of all."""
+    precision: Literal["full", "bfloat16"] = "full"
+    """Of the products between hidden layers while planning: bfloat16 is faster for wide networks, where the processor
+    has such products."""
 
     learning_rate: float = 1e-3
     """Of Adam, for the ensemble."""
