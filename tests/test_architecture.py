@@ -15,6 +15,7 @@ RANK = {
     "mbrl.types": 1,
     "mbrl.divergence": 1,
     "mbrl.seeding": 1,
+    "mbrl.processors": 1,
     "mbrl.envs": 2,
     "mbrl.data": 2,
     "mbrl.models": 3,

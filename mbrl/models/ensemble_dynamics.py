@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from mbrl.models.folded import Folded, deviation, heads, warn_of_slow_bfloat16, with_half_products
+from mbrl.models.folded import Folded, deviation, heads, with_half_products
 from mbrl.models.gaussian_ensemble import GaussianEnsemble, Prediction
 from mbrl.models.grouping import Grouping, group_rows
 from mbrl.models.network import ACTIVATIONS
+from mbrl.processors import warn_of_slow_bfloat16
 from planners.derivatives import Expansion, curvature, expand_autodiff
 from planners.dynamics import Reward, Step, Termination, check_result
 from planners.rows import map_rows

@@ -1,6 +1,5 @@
 """The ensemble in its fastest form: both scalings folded into the layers, and the variance in closed form."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -100,16 +99,3 @@ def with_half_products(folded: Folded) -> Folded:
     return folded._replace(
         weights=(first, *(w.bfloat16() for w in weights)), biases=(first_bias, *(b.bfloat16() for b in biases))
     )
-
-
-def warn_of_slow_bfloat16(device: torch.device) -> None:
-    """Warn where torch would emulate products in bfloat16, at a fraction of the speed of float32."""
-    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
-        return
-    has = torch.cpu.get_capabilities()
-    if not any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")):
-        warnings.warn(
-            "precision: this processor has no products in bfloat16 (AVX512-BF16, AMX, or ARM's BF16), so that "
-            "precision='bfloat16' is slower than 'full'",
-            stacklevel=3,
-        )

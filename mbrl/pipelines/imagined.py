@@ -15,7 +15,7 @@ from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.recorder import Recorder
-from mbrl.pipelines.updates import Mode, Updates, stacked
+from mbrl.pipelines.updates import Mode, Precision, Updates, stacked
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -50,6 +50,8 @@ class MixConfig(Protocol):
     def checkpoint_model_buffer(self) -> bool: ...
     @property
     def updates(self) -> Mode: ...
+    @property
+    def precision(self) -> Precision: ...
 
 
 class Imagined:
@@ -167,6 +169,7 @@ class Imagined:
             batch_size=config.batch_size,
             recorder=recorder,
             mode=config.updates,
+            precision=config.precision,
         )
 
     @torch.no_grad()

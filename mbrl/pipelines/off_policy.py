@@ -81,7 +81,14 @@ def train_off_policy(
             return TransitionBatch(*(x[0] for x in draw_block(n, 1)))
 
         updates = Updates(
-            agent, draw, draw_block, seed=seed, batch_size=config.batch_size, recorder=recorder, mode=config.updates
+            agent,
+            draw,
+            draw_block,
+            seed=seed,
+            batch_size=config.batch_size,
+            recorder=recorder,
+            mode=config.updates,
+            precision=config.precision,
         )
         loop = AgentLoop(
             env,

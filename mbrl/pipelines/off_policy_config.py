@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mbrl.pipelines.config_checks import check_at_least_1, check_initial_steps
+from mbrl.pipelines.config_checks import check_at_least_1, check_initial_steps, check_options
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class OffPolicyConfig:
     """Where learner and buffer live: cpu, cuda, cuda:1, ..."""
     updates: Literal["eager", "compile", "graph"] = "eager"
     """How updates are run: as they are written, compiled, or as a captured CUDA graph."""
+    precision: Literal["full", "bfloat16"] = "full"
+    """Of the products between hidden layers in updates: bfloat16 is faster where the processor has such products."""
     eval_every: int = 5_000
     """Real steps between evaluations, whose episodes are not counted and not learned from; 0: none."""
     eval_episodes: int = 5
@@ -66,8 +68,7 @@ def check_off_policy(config: OffPolicyConfig) -> None:
         raise ValueError(f"update_ratio: expected a positive number of updates per step, got {config.update_ratio}")
     if not 0 <= config.discount <= 1:
         raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")
-    if config.vector not in ("sync", "async"):
-        raise ValueError(f"vector: expected 'sync' or 'async', got {config.vector!r}")
+    check_options(config)
     check_initial_steps(config)
     if config.batch_size > config.buffer_size:
         raise ValueError(

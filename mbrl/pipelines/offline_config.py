@@ -10,6 +10,7 @@ from mbrl.learners.behavior_cloning import BehaviorCloningConfig
 from mbrl.learners.cql import CQLConfig
 from mbrl.learners.iql import IQLConfig
 from mbrl.learners.td3_bc import TD3BCConfig
+from mbrl.pipelines.config_checks import check_at_least_1, check_options
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class OfflineConfig:
     """Where learner and dataset live: cpu, cuda, cuda:1, ..."""
     updates: Literal["eager", "compile", "graph"] = "eager"
     """How updates are run: as they are written, compiled, or as a captured CUDA graph."""
+    precision: Literal["full", "bfloat16"] = "full"
+    """Of the products between hidden layers in updates: bfloat16 is faster where the processor has such products."""
     log_every: int = 1_000
     """Updates between rows of what the learner reports."""
     eval_every: int = 10_000
@@ -43,9 +46,8 @@ class OfflineConfig:
     """Updates between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("total_updates", "batch_size", "log_every", "eval_episodes", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least_1(self, "total_updates", "batch_size", "log_every", "eval_episodes", "checkpoint_every")
+        check_options(self)
         if self.eval_every < 0:
             raise ValueError(f"eval_every: expected 0 (none) or more, got {self.eval_every}")
         if not 0 <= self.discount <= 1:

@@ -25,6 +25,8 @@ class OfflineModelConfig:
     """Where learner, model and all transitions live: cpu, cuda, cuda:1, ..."""
     updates: Literal["eager", "compile", "graph"] = "eager"
     """How updates are run: as they are written, compiled, or as a captured CUDA graph."""
+    precision: Literal["full", "bfloat16"] = "full"
+    """Of the products between hidden layers in updates: bfloat16 is faster where the processor has such products."""
 
     rollout_every: int = 1_000
     """Updates between rounds of rollouts; the first is before the first update."""

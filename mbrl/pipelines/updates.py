@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 
 from mbrl.learners.fast import LARGEST, GraphedUpdates, blocks, check_parity, compiled
+from mbrl.learners.precision import in_bfloat16
 from mbrl.pipelines.recorder import Recorder
+from mbrl.processors import warn_of_slow_bfloat16
 from mbrl.seeding import generator
 from mbrl.types import Learner, Metrics, NonFiniteUpdate, TransitionBatch
 from planners.rows import leaves
 
 Mode = Literal["eager", "compile", "graph"]
+Precision = Literal["full", "bfloat16"]
 Draw = Callable[[int], TransitionBatch]
 """The batch of update n, [runs, batch_size, ...]."""
 DrawBlock = Callable[[int, int], TransitionBatch]
@@ -30,6 +33,9 @@ DrawBlock = Callable[[int, int], TransitionBatch]
 Run = Callable[[int, int], list[Metrics]]
 """`run(first, count)`: `count` updates numbered from `first`; the metrics of each."""
 
+ROUNDED = 1e-4
+"""What a compiled update may differ by in bfloat16, as a share of a tensor's norm: numbers between the products are
+rounded in other places. SAC's differ by 1e-5."""
 _HELP = "Often a smaller learning rate helps, or rewards of the order of 1"
 
 
@@ -57,13 +63,25 @@ def stacked(batch: TransitionBatch, count: int) -> TransitionBatch:
     return TransitionBatch(*(x.view(count, 1, -1, *x.shape[1:]) for x in batch))
 
 
-def runner(mode: Mode, agent: Trained, draw: Draw, draw_block: DrawBlock | None, *, seed: int, batch_size: int) -> Run:
-    """What runs an agent's updates: eagerly, compiled, or as captured CUDA graphs.
+def runner(
+    mode: Mode,
+    agent: Trained,
+    draw: Draw,
+    draw_block: DrawBlock | None,
+    *,
+    seed: int,
+    batch_size: int,
+    precision: Precision = "full",
+) -> Run:
+    """What runs an agent's updates: eagerly, compiled, or as captured CUDA graphs; in float32, or partly in bfloat16.
 
     Raises:
         ValueError: there is no such way on the agent's device, or none that fits how batches are drawn.
     """
-    learner, state, device = agent.learner, agent.state, leaves(agent.state)[0].device
+    state, device = agent.state, leaves(agent.state)[0].device
+    if precision == "bfloat16":
+        warn_of_slow_bfloat16(device)
+    learner = in_bfloat16(agent.learner) if precision == "bfloat16" else agent.learner
     actor_every = getattr(getattr(learner, "config", None), "actor_every", 1)
 
     def update(chosen: Learner[Any], state: Any, n: int, actor: bool) -> Metrics:
@@ -84,6 +102,7 @@ def runner(mode: Mode, agent: Trained, draw: Draw, draw_block: DrawBlock | None,
                     lambda copy, i: update(learner, copy, first + i, i % 2 == 0),
                     lambda own, i: update(fast, own, first + i, i % 2 == 0),
                     state,
+                    tolerance=ROUNDED if precision == "bfloat16" else None,
                 )
                 unchecked.clear()
             return several(fast, first, count)
@@ -123,6 +142,7 @@ class Updates:
         batch_size: rows of a batch.
         recorder: is given the batch of an update that is not finite.
         mode: see `runner`.
+        precision: "bfloat16": see `mbrl.learners.precision.in_bfloat16`.
     """
 
     def __init__(
@@ -135,12 +155,13 @@ class Updates:
         batch_size: int,
         recorder: Recorder,
         mode: Mode = "eager",
+        precision: Precision = "full",
     ) -> None:
         self.agent, self._draw, self._draw_block, self._recorder = agent, draw, draw_block, recorder
         self._drawn: dict[int, TransitionBatch] = {}
         self._singly = leaves(agent.state)[0].device.type == "cpu" and mode != "graph"
         block = self._remember_block if draw_block else None
-        self._run = runner(mode, agent, self._remember, block, seed=seed, batch_size=batch_size)
+        self._run = runner(mode, agent, self._remember, block, seed=seed, batch_size=batch_size, precision=precision)
         self._sums: dict[str, list[float]] = {}
         self._steps = 0
 

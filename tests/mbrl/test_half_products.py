@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mbrl.models import folded
 from mbrl.models.ensemble_dynamics import EnsembleDynamics, EnsembleState
 from mbrl.models.fit import fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
@@ -92,7 +91,7 @@ def test_pets_plans_in_the_precision_of_its_settings() -> None:
 def test_a_processor_without_such_products_is_told(
     ensemble: GaussianEnsemble, monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], slow: bool
 ) -> None:
-    monkeypatch.setattr(folded.torch.cpu, "get_capabilities", lambda: features, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         EnsembleDynamics(ensemble, reward=reward, precision="bfloat16")

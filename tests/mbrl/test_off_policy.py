@@ -118,7 +118,7 @@ def test_vectors_that_spend_steps_on_resets_are_refused() -> None:
         ({"initial_steps": -1}, "initial_steps: expected 0"),
         ({"update_ratio": 0.0}, "update_ratio: expected a positive"),
         ({"discount": 1.1}, r"discount: expected a number in \[0, 1\]"),
-        ({"vector": "threads"}, "vector: expected 'sync' or 'async'"),
+        ({"vector": "threads"}, "vector: expected one of sync, async, got 'threads'"),
         ({"updates": "quick"}, "updates: expected"),
         ({"device": "nowhere"}, "device: expected one that is here"),
         ({"num_envs": 2}, "num_envs: expected 1, as env has, got 2"),
