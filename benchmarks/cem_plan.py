@@ -29,8 +29,8 @@ def run(*, rounds: int, small: bool) -> dict[str, Any]:
     sizes = SMALL if small else SIZES
     ensemble = GaussianEnsemble(OBS, ACT, members=sizes["members"], hidden=HIDDEN, learned_reward=True)
     fit(ensemble, transitions(2_000), seed=0, epochs=1, holdout=0.0)
-    dynamics, half = (EnsembleDynamics(ensemble, precision=precision) for precision in ("full", "bfloat16"))
-    checks, error = agree(ensemble, dynamics), half_error(dynamics, half)
+    dynamics, lowered = (EnsembleDynamics(ensemble, precision=precision) for precision in ("full", "bfloat16"))
+    checks, error = agree(ensemble, dynamics), bfloat16_error(dynamics, lowered)
 
     rows = sizes["population"] * sizes["particles"] // sizes["members"]
     products = Products(sizes["members"], rows, backward=False)
@@ -39,7 +39,11 @@ def run(*, rounds: int, small: bool) -> dict[str, Any]:
         for _ in range(sizes["iterations"] * sizes["horizon"]):
             products()
 
-    contestants = {"ours": timed(plans(dynamics, sizes)), "bfloat16": timed(plans(half, sizes)), "floor": timed(floor)}
+    contestants = {
+        "ours": timed(plans(dynamics, sizes)),
+        "bfloat16": timed(plans(lowered, sizes)),
+        "floor": timed(floor),
+    }
     with mbrl_lib("cem_plan", sizes) as peer:
         if peer is not None:
             contestants["peer"] = peer
@@ -85,7 +89,7 @@ def plans(dynamics: EnsembleDynamics, sizes: dict[str, int]) -> Callable[[], Non
 
 
 @torch.no_grad()
-def half_error(full: EnsembleDynamics, half: EnsembleDynamics) -> float:
+def bfloat16_error(full: EnsembleDynamics, lowered: EnsembleDynamics) -> float:
     """Root mean square error of changes in bfloat16, in standard deviations of changes.
 
     Raises:
@@ -95,7 +99,7 @@ def half_error(full: EnsembleDynamics, half: EnsembleDynamics) -> float:
     obs, action = torch.randn(700, OBS, generator=stream), 2 * torch.rand(700, ACT, generator=stream) - 1
     exact, rough = (
         model.step(model.reset(obs), action, generator=torch.Generator().manual_seed(4))[1].obs - obs
-        for model in (full, half)
+        for model in (full, lowered)
     )
     error = float((rough - exact).square().mean().sqrt() / exact.std())
     if not error < 1e-2:

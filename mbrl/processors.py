@@ -1,8 +1,12 @@
-"""What processors can do."""
+"""What processors can multiply, and in which precision they are asked to."""
 
 import warnings
+from typing import Literal
 
 import torch
+
+Precision = Literal["full", "bfloat16"]
+"""Of products between hidden layers: float32, or bfloat16."""
 
 
 def warn_of_slow_bfloat16(device: torch.device) -> None:

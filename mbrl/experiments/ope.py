@@ -155,7 +155,13 @@ def model_estimate(dataset: Dataset, policy: TargetPolicy, dynamics: EnsembleDyn
     deviation of elites, widened by the error from having few starts.
     """
     ensemble = dynamics.ensemble
-    whole = EnsembleDynamics(ensemble, propagation="ts_inf", reward=dynamics.reward, termination=dynamics.termination)
+    whole = EnsembleDynamics(
+        ensemble,
+        propagation="ts_inf",
+        reward=dynamics.reward,
+        termination=dynamics.termination,
+        precision=dynamics.precision,
+    )
     g = generator(config.seed, "ope", "model", device=ensemble.device)
     first = dataset.lengths.cumsum() - dataset.lengths + np.arange(dataset.episodes)
     chosen = torch.randperm(dataset.episodes, generator=g, device=g.device)[: config.starts].cpu().numpy()

@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,7 @@ def change_settings(run: Run, changed: Mapping[str, Any], *, accept: bool) -> No
     """
     found: Changes = {}
     for name, config in changed.items():
-        found |= differences(run.config[name], asdict(config))
+        found |= differences(_completed(run.config[name], config), asdict(config))
     if not found:
         return
     if not accept:
@@ -53,3 +53,9 @@ def change_settings(run: Run, changed: Mapping[str, Any], *, accept: bool) -> No
             "those of neither. Start a new run, or go on all the same with --accept-changes"
         )
     run.change({**run.config, **{name: asdict(config) for name, config in changed.items()}})
+
+
+def _completed(stored: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The stored settings, with the defaults of those that were not known yet."""
+    new = {f.name: f.default for f in fields(config) if f.name not in stored and f.default is not MISSING}
+    return {**asdict(replace(config, **new)), **stored}

@@ -112,12 +112,17 @@ class BehaviorCloningLearner:
         `train/loss` is the mean squared error before the step, in units of half the action range. With
         `actor=False` it is measured, and nothing moves.
         """
-        policy = differentiable(state.policy) if actor else state.policy
+        grads, metrics = self.policy_gradients(state, batch)
+        if actor:
+            adam_update(state.policy, grads, state.adam, lr=self.config.lr)
+        return state, metrics
+
+    def policy_gradients(self, state: BehaviorCloningState, batch: TransitionBatch) -> tuple[list[Tensor], Metrics]:
+        """Gradients of the loss; nothing is written."""
+        policy = differentiable(state.policy)
         target = (batch.action - state.center) / state.scale
         loss = (_squashed(policy, state, batch.obs) - target).square().mean((1, 2))
-        if actor:
-            adam_update(state.policy, gradients(loss, policy), state.adam, lr=self.config.lr)
-        return state, {"train/loss": loss.detach()}
+        return gradients(loss, policy), {"train/loss": loss.detach()}
 
     @torch.no_grad()
     def act(

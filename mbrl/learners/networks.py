@@ -104,7 +104,8 @@ def mlp(
     rows, x = x.shape[-2], x.flatten(0, -3)
     flat = [[t.flatten(0, -3) for t in layer] for layer in params]
     if activation is torch.relu and masks is None and all(len(layer) == 2 for layer in flat):
-        kind = torch.bfloat16 if _bfloat16.get() and x.dtype is torch.float32 else x.dtype
+        low = _bfloat16.get() and x.dtype is torch.float32 and len(flat) > 2
+        kind = torch.bfloat16 if low else x.dtype
         out = _ReluNetwork.apply(kind, x, *(t for layer in flat for t in layer))
         return out.view(*networks, rows, -1)
     for number, (weight, bias, *norm) in enumerate(flat[:-1]):
@@ -120,8 +121,8 @@ def mlp(
 
 @contextmanager
 def bfloat16_products() -> Iterator[None]:
-    """Inside, float32 networks of plain ReLU layers make the products between hidden layers in bfloat16, forward and
-    backward. Networks with dropout or layer norm do not."""
+    """Inside, float32 networks of plain ReLU layers, two hidden ones at least, make the products between hidden layers
+    in bfloat16, forward and backward. Networks with dropout or layer norm do not."""
     token = _bfloat16.set(True)
     try:
         yield

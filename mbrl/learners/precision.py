@@ -6,6 +6,8 @@ import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
+
 from mbrl.learners.networks import bfloat16_products
 
 L = TypeVar("L")
@@ -19,18 +21,22 @@ def in_bfloat16(learner: L) -> L:
     AVX512-BF16 or AMX multiply so about twice as fast.
 
     Raises:
-        ValueError: the learner has no such methods, its networks are not in float32, or they have dropout or layer
-            norm, with which nothing would change.
+        ValueError: the learner has no such methods, its networks are not in float32, its critics have dropout or layer
+            norm, or there is one hidden layer, with no product beside it that is not thin.
     """
-    names = [name for name in dir(type(learner)) if name.endswith("_gradients")]
     config = getattr(learner, "config", None)
-    if not names or str(getattr(learner, "dtype", None)) != "torch.float32":
-        raise ValueError(
-            f"precision: expected 'full' for {type(learner).__name__}, whose updates have no other in "
-            f"{getattr(learner, 'dtype', 'its type')}, got 'bfloat16'"
-        )
-    if getattr(config, "layer_norm", False) or getattr(config, "dropout", 0):
-        raise ValueError("precision: expected 'full' with dropout or layer norm, got 'bfloat16'")
+    names = [name for name in dir(type(learner)) if name.endswith("_gradients")]
+    why = None
+    if not names:
+        why = f"for {type(learner).__name__}, which has no methods called ..._gradients"
+    elif (dtype := getattr(learner, "dtype", None)) is not torch.float32:
+        why = f"in {dtype}"
+    elif getattr(config, "layer_norm", False) or getattr(config, "dropout", 0):
+        why = "with critics that have dropout or layer norm"
+    elif len(getattr(config, "hidden", ())) < 2:
+        why = "with fewer than two hidden layers, between which there are no products"
+    if why:
+        raise ValueError(f"precision: expected 'full' {why}, got 'bfloat16'")
     rough = copy.copy(learner)
     for name in names:
         object.__setattr__(rough, name, _lowered(getattr(learner, name)))  # learners are frozen

@@ -11,17 +11,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from mbrl.models.folded import Folded, deviation, heads, with_half_products
+from mbrl.models.folded import Folded, deviation, heads, with_bfloat16_products
 from mbrl.models.gaussian_ensemble import GaussianEnsemble, Prediction
 from mbrl.models.grouping import Grouping, group_rows
 from mbrl.models.network import ACTIVATIONS
-from mbrl.processors import warn_of_slow_bfloat16
+from mbrl.processors import Precision, warn_of_slow_bfloat16
 from planners.derivatives import Expansion, curvature, expand_autodiff
 from planners.dynamics import Reward, Step, Termination, check_result
 from planners.rows import map_rows
 
 Propagation = Literal["ts_inf", "ts1", "ts1_independent", "expectation"]
-Precision = Literal["full", "bfloat16"]
 Penalty = Callable[[Prediction], Tensor]
 
 
@@ -58,13 +57,14 @@ class EnsembleDynamics:
         reward: `reward(obs, action, next_obs)` -> [rows]; None: the one that the ensemble has learned.
         termination: `termination(obs, action, next_obs)` -> bool [rows]; None: episodes never terminate.
         penalty: `penalty(prediction)` -> [rows], subtracted from the reward (all members' predictions of the rows).
-        precision: of the products between hidden layers where steps are sampled. "bfloat16" takes about 0.6 of the time
-            for networks of 4 x 200 on processors that have such products, and moves predicted changes by about a
-            thousandth of their spread; inputs, outputs, mean transition and derivatives stay as they are ("full").
+        precision: "bfloat16": the products between hidden layers are, where steps are sampled, with their learned
+            rewards and penalties. That takes about 0.6 of the time for networks of 4 x 200 on processors that have such
+            products, and moves predicted changes by about a thousandth of their spread. Mean transition, disagreement
+            and derivatives stay as they are ("full").
 
     Raises:
-        ValueError: there is no reward, "bfloat16" comes with "expectation", which samples nothing, an option is
-            unknown, or a function returned the wrong shape or type.
+        ValueError: there is no reward, an option is unknown, nothing would be in "bfloat16", or a function returned the
+            wrong shape or type.
     """
 
     def __init__(
@@ -80,11 +80,6 @@ class EnsembleDynamics:
         for name, given, known in (("propagation", propagation, Propagation), ("precision", precision, Precision)):
             if given not in get_args(known):
                 raise ValueError(f"{name}: expected one of {', '.join(get_args(known))}, got {given!r}")
-        if precision == "bfloat16" and propagation == "expectation":
-            raise ValueError(
-                "precision: expected 'full' with propagation='expectation', whose transition is the differentiable "
-                "mean, got 'bfloat16'"
-            )
         if reward is None and not ensemble.learned_reward:
             raise ValueError(
                 "reward: expected a function, for the ensemble has not learned one, got None; "
@@ -97,7 +92,7 @@ class EnsembleDynamics:
         self.penalty = penalty
         self.precision = precision
         if precision == "bfloat16":
-            warn_of_slow_bfloat16(ensemble.device)
+            self._check_bfloat16()
         self._checked = False
         self._elite_version = -1
         self._grouped: tuple[Tensor, Tensor, tuple[int, int, int], Grouping] | None = None
@@ -193,6 +188,18 @@ class EnsembleDynamics:
         """Second derivatives of the mean transition, for differential dynamic programming."""
         return curvature(self, state, action.to(state.obs))
 
+    def _check_bfloat16(self) -> None:
+        why = None
+        if self.propagation == "expectation":
+            why = "propagation='expectation', whose transition is the differentiable mean"
+        elif self.ensemble.dtype is not torch.float32:
+            why = f"an ensemble in {self.ensemble.dtype}"
+        elif len(self.ensemble.parameters.weights) < 3:
+            why = "fewer than two hidden layers, between which there are no products"
+        if why:
+            raise ValueError(f"precision: expected 'full' with {why}, got 'bfloat16'")
+        warn_of_slow_bfloat16(self.ensemble.device)
+
     def _deal(self, particle: Int[Tensor, "rows"]) -> Int[Tensor, "rows"]:
         elites = self.ensemble.elites
         return elites[particle % len(elites)]
@@ -266,7 +273,7 @@ class EnsembleDynamics:
             elites = self.ensemble.elites.sort().values
             everyone = self.ensemble.folded()
             chosen = everyone if len(elites) == self.ensemble.members else map_rows(lambda p: p[elites], everyone)
-            lower = with_half_products if self.precision == "bfloat16" else lambda folded: folded
+            lower = with_bfloat16_products if self.precision == "bfloat16" else lambda folded: folded
             self._weights = _Weights(chosen, lower(chosen), lower(everyone))
             slots = torch.full((self.ensemble.members,), -1, device=elites.device)
             self._slots = slots.index_copy(0, elites, torch.arange(len(elites), device=elites.device))

@@ -88,7 +88,7 @@ def deviation(folded: Folded, raw: Float[Tensor, "members out rows"]) -> Float[T
     return raw.exp().add_(folded.inverse_ceiling).reciprocal_().add_(folded.floor).sqrt_()
 
 
-def with_half_products(folded: Folded) -> Folded:
+def with_bfloat16_products(folded: Folded) -> Folded:
     """The layers between hidden layers in bfloat16, which processors with such products multiply twice as fast.
 
     Scalings are folded into the first and the last layer: there, offsets that are large beside the deviations would

@@ -15,7 +15,8 @@ from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.recorder import Recorder
-from mbrl.pipelines.updates import Mode, Precision, Updates, stacked
+from mbrl.pipelines.updates import Mode, Updates, stacked
+from mbrl.processors import Precision
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch

@@ -136,7 +136,7 @@ def online_config(offline: Any, env: gym.Env, rows: int, *, total_timesteps: int
         )
     base = mbpo_preset(env.spec.id if env.spec is not None else "").config
     shared = {f.name for f in fields(OfflineModelConfig)} & {f.name for f in fields(MBPOConfig)}
-    shared -= {"rollout_length", "checkpoint_every", "eval_every", "updates"}
+    shared -= {"rollout_length", "checkpoint_every", "eval_every", "updates", "precision"}
     taken: dict[str, Any] = {}
     if isinstance(offline, OfflineModelConfig):
         length = offline.rollout_length

@@ -19,13 +19,12 @@ from torch import Tensor
 from mbrl.learners.fast import LARGEST, GraphedUpdates, blocks, check_parity, compiled
 from mbrl.learners.precision import in_bfloat16
 from mbrl.pipelines.recorder import Recorder
-from mbrl.processors import warn_of_slow_bfloat16
+from mbrl.processors import Precision, warn_of_slow_bfloat16
 from mbrl.seeding import generator
 from mbrl.types import Learner, Metrics, NonFiniteUpdate, TransitionBatch
 from planners.rows import leaves
 
 Mode = Literal["eager", "compile", "graph"]
-Precision = Literal["full", "bfloat16"]
 Draw = Callable[[int], TransitionBatch]
 """The batch of update n, [runs, batch_size, ...]."""
 DrawBlock = Callable[[int, int], TransitionBatch]

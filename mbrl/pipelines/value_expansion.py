@@ -53,6 +53,7 @@ class Expansion:
                 reward=dynamics.reward,
                 termination=dynamics.termination,
                 penalty=dynamics.penalty,
+                precision=dynamics.precision,
             )
 
     @torch.no_grad()

@@ -168,3 +168,9 @@ def test_given_rewards_are_verified() -> None:
 def test_bad_settings(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **changed)
+
+
+def test_updates_may_be_in_bfloat16() -> None:
+    full, rough = (train(replace(TINY, precision=precision)).policy for precision in ("full", "bfloat16"))
+    assert rough.updates == full.updates
+    assert not torch.equal(rough.state.critics[1][0], full.state.critics[1][0])

@@ -8,12 +8,13 @@ import torch
 
 from mbrl.learners import fast
 from mbrl.learners.awac import AWACConfig, AWACLearner
-from mbrl.learners.behavior_cloning import BehaviorCloningLearner
+from mbrl.learners.behavior_cloning import BehaviorCloningConfig, BehaviorCloningLearner
 from mbrl.learners.cql import CQLConfig, CQLLearner
 from mbrl.learners.ddpg import DDPGConfig, DDPGLearner
 from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
 from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.fast import GraphedUpdates, ParityError, blocks, check_parity, compiled, unpack
+from mbrl.learners.fqe import FQELearner
 from mbrl.learners.iql import IQLConfig, IQLLearner
 from mbrl.learners.networks import polyak_update
 from mbrl.learners.sac import DROQ, REDQ, SACConfig, SACLearner
@@ -37,6 +38,7 @@ LEARNERS = {
     "cql": (CQLLearner, CQLConfig(actions=3, threshold=1.0), BOUNDS),
     "iql": (IQLLearner, IQLConfig(), BOUNDS),
     "awac": (AWACLearner, AWACConfig(), BOUNDS),
+    "bc": (BehaviorCloningLearner, BehaviorCloningConfig(), BOUNDS),
 }
 EACH = pytest.mark.parametrize("kind", LEARNERS)
 
@@ -188,8 +190,8 @@ def test_a_state_that_is_not_finite_is_no_reference():
 
 
 def test_what_can_not_be_compiled_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="updates: expected 'eager', as BehaviorCloningLearner"):
-        compiled(BehaviorCloningLearner(*BOUNDS))
+    with pytest.raises(ValueError, match="updates: expected 'eager', as FQELearner"):
+        compiled(FQELearner(OBS, None, *BOUNDS[1:]))
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, and there is no no-such-compiler here"):
         compiled(learner())

@@ -324,3 +324,10 @@ def test_every_preset_but_the_small_ones_is_in_the_table() -> None:
     named = {(env_id, name) for env_id, presets in PRESETS.items() for name in presets}
     small = ("InvertedPendulum-v5", "Pendulum-v1", "Reacher-v5", "mbrl/CartPoleSwingUp-v0")
     assert named - set(TABLE) == {(env_id, "small") for env_id in small}
+
+
+def test_updates_may_be_in_bfloat16(result: MBPOResult) -> None:
+    rough = train(replace(TINY, precision="bfloat16")).policy
+    assert rough.updates == result.policy.updates
+    for got, exact in zip(leaves(rough.state.actor), leaves(result.policy.state.actor), strict=True):
+        assert not torch.equal(got, exact)

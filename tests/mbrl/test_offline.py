@@ -223,3 +223,10 @@ def test_presets_go_by_the_environment():
         assert SMALL[algorithm].learner.hidden == (64, 64)
     with pytest.raises(ValueError, match="preset: expected none"):
         offline_preset("cql", "Hopper-v5", "paper")
+
+
+def test_updates_may_be_in_bfloat16(data):
+    full, rough = agent(data), agent(data)
+    for one, precision in ((full, "full"), (rough, "bfloat16")):
+        train_offline(data, one, replace(TINY, total_updates=5, precision=precision), seed=7)
+    assert not torch.equal(rough.state.td3.actor[1][0], full.state.td3.actor[1][0])

@@ -16,8 +16,6 @@ from mbrl.types import TransitionBatch
 
 OBS, ACT, OFFSET = 3, 2, 300.0
 
-pytestmark = pytest.mark.filterwarnings("ignore:precision. this processor has no products")
-
 
 def reward(obs: Tensor, action: Tensor, next_obs: Tensor) -> Tensor:
     return next_obs[:, 0]
@@ -67,7 +65,8 @@ def test_the_mean_transition_and_disagreement_stay_in_full_precision(ensemble: G
     assert torch.equal(full.uncertainty(state, action), half.uncertainty(state, action))
 
 
-def test_they_follow_a_further_fit(ensemble: GaussianEnsemble) -> None:
+def test_they_follow_a_further_fit() -> None:
+    ensemble = GaussianEnsemble(OBS, ACT, members=4, hidden=(64, 64))
     dynamics = EnsembleDynamics(ensemble, reward=reward, precision="bfloat16")
     before = changes(dynamics, torch.Generator())[1]
     fit(ensemble, data(), seed=1, steps=20, batch_size=64)
@@ -85,6 +84,19 @@ def test_pets_plans_in_the_precision_of_its_settings() -> None:
         PETSAgent(env, PETSConfig(precision="bfloat16", propagation="expectation"), seed=0)
     with pytest.raises(ValueError, match="precision: expected one of full, bfloat16, got 'half'"):
         PETSConfig(precision="half")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": torch.float64}, "with an ensemble in torch.float64"),
+        ({"hidden": (64,)}, "with fewer than two hidden layers"),
+        ({"hidden": ()}, "with fewer than two hidden layers"),
+    ],
+)
+def test_what_would_change_nothing_is_an_error(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=f"precision: expected 'full' {message}"):
+        EnsembleDynamics(GaussianEnsemble(OBS, ACT, **settings), reward=reward, precision="bfloat16")
 
 
 @pytest.mark.parametrize(("features", "slow"), [({"avx2": True}, True), ({"avx512_bf16": True}, False)])
