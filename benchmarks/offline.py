@@ -23,8 +23,10 @@ from benchmarks.offline_data import DATA, dataset_path
 from benchmarks.report import RESULTS, keep
 from mbrl.experiments.offline_runs import OFFLINE, create_offline_run, offline_env, run_dataset
 from mbrl.experiments.run import Run
-from mbrl.experiments.runs import load_policy, train_run
+from mbrl.experiments.runs import load_policy, settings_of, train_run
+from mbrl.experiments.settings import completed
 from mbrl.learners.networks import mlp
+from mbrl.pipelines.bookkeeping import differences
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "bc": ("bc", {}),
@@ -63,7 +65,7 @@ def learn(
         "settings": {"loop": _without(run.config["loop"], "model_cache"), "learner": run.config["learner"]},
         "dataset": {key: run.config["dataset"][key] for key in ("hash", "rows")},
     }
-    if any(what.items() <= line.items() for line in _kept()):
+    if is_kept(what, settings_of(run)):
         (folder / "kept").touch()
         return True
     spent = folder / "cpu_seconds"
@@ -88,10 +90,22 @@ def learn(
     return True
 
 
-def _kept() -> list[dict[str, Any]]:
-    """The lines of finished seeds."""
+def is_kept(what: dict[str, Any], configs: dict[str, Any]) -> bool:
+    """Whether a finished seed of the same experiment, data and settings has its line.
+
+    Args:
+        what: "experiment", "seed", "dataset", and "settings" by name, as a line has them.
+        configs: the settings as dataclasses: those that a line does not know yet had their defaults.
+    """
     file = RESULTS / "offline.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    same = [line for line in lines if all(line[key] == what[key] for key in ("experiment", "seed", "dataset"))]
+    now = what["settings"]
+
+    def differs(stored: dict[str, Any]) -> bool:
+        return any(differences(completed(stored[name], config), now[name]) for name, config in configs.items())
+
+    return any(not differs(line["settings"]) for line in same)
 
 
 def _without(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -138,8 +152,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="stop each seed after about as many, with a checkpoint")
     parser.add_argument("--total-updates", type=int, help="of new runs, in place of what two CPU cores can do")
     parser.add_argument("--device", help="of new runs: cpu, or cuda")
+    parser.add_argument("--precision", choices=["full", "bfloat16"], help="of new runs' updates")
     arguments = parser.parse_args()
-    chosen = {"total_updates": arguments.total_updates, "device": arguments.device}
+    chosen = {name: getattr(arguments, name) for name in ("total_updates", "device", "precision")}
     longer = {name: value for name, value in chosen.items() if value is not None}
     torch.set_num_threads(1)
     finished = True

@@ -1,9 +1,10 @@
 """Every module of the benchmarks can be imported: they follow the library, and nothing else runs them in tests."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from mbrl.experiments.provenance import seal
 from mbrl.experiments.results import read_results
 from mbrl.experiments.run import Run
+from mbrl.learners.iql import IQLConfig
+from mbrl.pipelines.offline_config import OfflineConfig
 from tests.mbrl.comparison_cases import write_run
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +28,28 @@ def test_every_benchmark_can_be_imported(name: str, monkeypatch: pytest.MonkeyPa
 
 def test_there_are_benchmarks_to_import() -> None:
     assert "learning" in MODULES
+
+
+def test_a_finished_seed_is_known_by_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one from before a setting was known, if that has its default now."""
+    monkeypatch.syspath_prepend(ROOT)
+    offline = import_module("benchmarks.offline")
+    monkeypatch.setattr(offline, "RESULTS", tmp_path)
+
+    def of(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        configs = {"loop": replace(OfflineConfig(), **changes), "learner": IQLConfig()}
+        settings = {name: json.loads(json.dumps(asdict(config))) for name, config in configs.items()}
+        return {"experiment": "iql@x", "seed": 1, "dataset": {"hash": "a"}, "settings": settings}, configs
+
+    what, _ = of()
+    assert not offline.is_kept(*of())
+    line = {**what, "settings": {**what["settings"], "loop": dict(what["settings"]["loop"])}}
+    del line["settings"]["loop"]["precision"]
+    (tmp_path / "offline.jsonl").write_text(json.dumps(line) + "\n")
+    assert offline.is_kept(*of())
+    assert not offline.is_kept(*of(precision="bfloat16"))
+    assert not offline.is_kept(*of(batch_size=8))
+    assert not offline.is_kept({**what, "seed": 2}, of()[1])
 
 
 @pytest.mark.parametrize("algo", ["sac", "mbpo"])

@@ -1,5 +1,6 @@
 """Settings of runs: read back from JSON, and changed in a run that exists."""
 
+import json
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
@@ -44,7 +45,7 @@ def change_settings(run: Run, changed: Mapping[str, Any], *, accept: bool) -> No
     """
     found: Changes = {}
     for name, config in changed.items():
-        found |= differences(_completed(run.config[name], config), asdict(config))
+        found |= differences(completed(run.config[name], config), asdict(config))
     if not found:
         return
     if not accept:
@@ -55,7 +56,12 @@ def change_settings(run: Run, changed: Mapping[str, Any], *, accept: bool) -> No
     run.change({**run.config, **{name: asdict(config) for name, config in changed.items()}})
 
 
-def _completed(stored: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """The stored settings, with the defaults of those that were not known yet."""
+def completed(stored: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Settings from JSON, with the defaults of those that were not known yet, by which older versions went.
+
+    Args:
+        stored: the settings.
+        config: a dataclass of the same kind.
+    """
     new = {f.name: f.default for f in fields(config) if f.name not in stored and f.default is not MISSING}
-    return {**asdict(replace(config, **new)), **stored}
+    return {**json.loads(json.dumps(asdict(replace(config, **new)))), **stored}
