@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+import gymnasium as gym
 import numpy as np
 
 from mbrl.data.policies import RandomPolicy
@@ -21,14 +22,16 @@ from mbrl.experiments.run import file_name
 from mbrl.experiments.statistics import Statistic, iqm
 from mbrl.seeding import derive
 
-RANDOM_EPISODES = 20
-"""Of the uniformly random policy, whose mean return is score 0."""
+EPISODES = 20
+"""Of each policy that has learned nothing. The mean return of the uniformly random one is score 0."""
 CLEAR = 3.0
 """Standard errors of that mean by which the best label has to be better, for scores to mean anything."""
 GIVEN = "given"
 """The source of a threshold that the user named."""
 WAY = 0.9
-"""A threshold that is not given stands so far on the way from the random policy to the best label."""
+"""A threshold that is not given stands so far on the way to the best label, from the better of two policies that have
+learned nothing: uniformly random actions, and actions held at the middle of their range. Where actions are torques that
+cost reward, an untrained network is as good as the second, and far above the first."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def compare(
             continue
         cells |= {(env_id, cell.label): cell for cell in found}
         given = (thresholds or {}).get(env_id)
-        tasks.append(_task(env_id, budgets[env_id], found, random, given))
+        rest = -math.inf if given is not None else _mean(play_at_rest(env_id, group[0].protocol.env_kwargs, seed))
+        tasks.append(_task(env_id, budgets[env_id], found, random, rest, given))
         warnings += _scale_warnings(tasks[-1], np.array(random_returns))
     if not tasks:
         raise ValueError("budgets: expected one that a run reached, got " + "; ".join(warnings))
@@ -208,15 +212,18 @@ def _why_missing(outcome: Outcome, budget: int) -> str:
     )
 
 
-def _task(env_id: str, budget: int, cells: Sequence[Cell], random: float, threshold: float | None) -> TaskInfo:
+def _task(
+    env_id: str, budget: int, cells: Sequence[Cell], random: float, rest: float, threshold: float | None
+) -> TaskInfo:
     best = max(cells, key=lambda cell: float(iqm(cell.returns)))
     top = float(iqm(best.returns))
     source = GIVEN
     if threshold is None:
-        threshold = random + WAY * (top - random)
+        start, name = max((random, "the random policy"), (rest, "actions held at the middle of their range"))
+        threshold = start + WAY * (top - start)
         source = (
-            f"{WAY:.0%} of the way from the random policy ({random:.4g}) to the best interquartile mean at the budget "
-            f"({top:.4g}, {best.label})"
+            f"{WAY:.0%} of the way from {name} ({start:.4g}) to the best interquartile mean at the budget ({top:.4g}, "
+            f"{best.label})"
         )
     return TaskInfo(env_id, budget, random, top, best.label, threshold, source)
 
@@ -238,7 +245,7 @@ def _scale_warnings(task: TaskInfo, random_returns: np.ndarray) -> list[str]:
 
 @cache
 def play_at_random(env_id: str, env_kwargs: str, seed: int) -> tuple[float, ...]:
-    """Returns of the uniformly random policy in `RANDOM_EPISODES` seeded episodes; diverged ones are left out.
+    """Returns of the uniformly random policy in `EPISODES` seeded episodes; diverged ones are left out.
 
     Args:
         env_id: of the environment.
@@ -247,8 +254,38 @@ def play_at_random(env_id: str, env_kwargs: str, seed: int) -> tuple[float, ...]
     """
     env = make_env(env_id, discrete=True, as_registered=True, **json.loads(env_kwargs))
     returns = []
-    for number in range(RANDOM_EPISODES):
+    for number in range(EPISODES):
         policy = RandomPolicy(env.action_space, seed=derive(seed, "random actions", number))
         returns.append(play(policy, env, seed=derive(seed, "random start", number) % 2**31).ret)
     env.close()
     return tuple(ret for ret in returns if math.isfinite(ret))
+
+
+@cache
+def play_at_rest(env_id: str, env_kwargs: str, seed: int) -> tuple[float, ...]:
+    """Likewise with actions held at the middle of their range; nothing where actions are discrete."""
+    env = make_env(env_id, discrete=True, as_registered=True, **json.loads(env_kwargs))
+    if not isinstance(env.action_space, gym.spaces.Box):
+        env.close()
+        return ()
+    policy = _Rest((env.action_space.low + env.action_space.high) / 2)
+    starts = [derive(seed, "random start", number) % 2**31 for number in range(EPISODES)]
+    returns = [play(policy, env, seed=start).ret for start in starts]
+    env.close()
+    return tuple(ret for ret in returns if math.isfinite(ret))
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """A policy that always does the same."""
+
+    action: np.ndarray
+
+    def predict(
+        self, obs: np.ndarray, state: None = None, episode_start: object = None, deterministic: bool = True
+    ) -> tuple[np.ndarray, None]:
+        return self.action, None
+
+
+def _mean(returns: Sequence[float]) -> float:
+    return float(np.mean(returns)) if returns else -math.inf

@@ -22,9 +22,9 @@ def summarise(
     Args:
         results: of `read_results`.
         budgets: real steps at which algorithms are compared, by environment id.
-        thresholds: returns whose cost is asked for, by environment id; for others, 90 % of the way from the random
-            policy to the best label's interquartile mean at the budget.
-        seed: of the random policy's episodes.
+        thresholds: returns whose cost is asked for, by environment id; for others, 90 % of the way to the best label's
+            interquartile mean at the budget, from the better of random actions and actions held at their middle.
+        seed: of the episodes of these two.
 
     Raises:
         ValueError: a task has no budget, or there is nothing to summarise.

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from mbrl.experiments.comparison import play_at_random
+from mbrl.experiments.comparison import play_at_random, play_at_rest
 from mbrl.experiments.decisions import detectable_shift
 from mbrl.experiments.findings import Summary
 from mbrl.experiments.provenance import seal
@@ -52,6 +52,19 @@ def test_random_returns_differ_by_episode_and_follow_the_seed():
     assert play_at_random("CartPole-v1", "{}", 0) == play_at_random("CartPole-v1", "{}", 0)
     assert play_at_random("CartPole-v1", "{}", 0) != play_at_random("CartPole-v1", "{}", 1)
     assert 17 < np.mean(play_at_random("CartPole-v1", "{}", 0)) < 30
+
+
+def test_a_threshold_stands_between_what_has_learned_nothing_and_the_best(tmp_path):
+    """On Reacher-v5 random torques cost much, and none at all leave the arm where it is, as untrained networks do."""
+    random, rest = (np.mean(play("Reacher-v5", "{}", 0)) for play in (play_at_random, play_at_rest))
+    assert -50 < random < -35
+    assert -16 < rest < -8
+    cells = [("sac", write_run(tmp_path, "sac", seed, [-9, -5], env_id="Reacher-v5")) for seed in range(2)]
+    (task,) = summarise(read_results(cells), budgets={"Reacher-v5": 200}).tasks
+    assert task.random_return == random
+    assert task.threshold == pytest.approx(rest + 0.9 * (-5 - rest))
+    assert "from actions held at the middle of their range" in task.threshold_source
+    assert play_at_rest("CartPole-v1", "{}", 0) == ()
 
 
 def test_curves_hold_the_last_evaluation(summary):
