@@ -17,6 +17,7 @@ ROWS = (
     "ilqr_solve",
     "pets_solve",
     "sac_update",
+    "update_precision",
     "runs_batched",
     "memory",
     "scaling",
