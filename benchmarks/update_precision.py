@@ -6,6 +6,7 @@ are slower.
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,7 @@ def run(*, rounds: int, small: bool) -> dict[str, Any]:
         counts[name] = 1 if small else count
         for precision in PRECISIONS:
             made = updates(kind(OBS, LOW, HIGH), buffer, mode, precision)
-            contestants[f"{name} {precision}"] = timed(lambda made=made, n=counts[name]: made.run(n, 0))
+            contestants[f"{name} {precision}"] = timed(partial(made.run, counts[name], 0))
     readings = alternate(contestants, rounds=rounds, core_share=0.0 if small else CORE_SHARE)
     figures = {}
     for name, (kind, *_) in WORKLOADS.items():
