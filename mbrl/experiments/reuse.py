@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mbrl.experiments.final_evaluation import final_or_none
 from mbrl.experiments.metrics import STEP, read_metrics
 from mbrl.experiments.run import CONFIG, Run
+from mbrl.experiments.settings import completed
 from mbrl.experiments.study import Cell, cell_settings
 from mbrl.pipelines.bookkeeping import describe, differences
 
@@ -151,8 +152,7 @@ def _completed(run: Run) -> dict[str, Any]:
         settings = settings_of(run)
     except ValueError:  # of another version, or out of range by now
         return run.config
-    known = json.loads(json.dumps({name: asdict(held) for name, held in settings.items()}))
-    return {name: {**known[name], **held} if name in known else held for name, held in run.config.items()}
+    return {n: completed(held, settings[n]) if n in settings else held for n, held in run.config.items()}
 
 
 def _other_settings(cell: Cell, runs: list[Run], config: dict[str, Any]) -> str:

@@ -103,15 +103,7 @@ def train_dyna(
                 batch = where_rows(exists, made, batch)  # real ones where the model returned nothing finite
             return TransitionBatch(*(x[None] for x in batch))
 
-        updates = Updates(
-            agent,
-            draw,
-            seed=seed,
-            batch_size=config.batch_size,
-            recorder=recorder,
-            mode=config.updates,
-            precision=config.precision,
-        )
+        updates = Updates.of(config, agent, draw, seed=seed, recorder=recorder)
         loop = AgentLoop(
             env,
             agent,

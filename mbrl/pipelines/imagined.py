@@ -15,8 +15,7 @@ from mbrl.pipelines.agents import Agent
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.model_rows import ModelRows
 from mbrl.pipelines.recorder import Recorder
-from mbrl.pipelines.updates import Mode, Updates, stacked
-from mbrl.processors import Precision
+from mbrl.pipelines.updates import Updates, UpdateSettings, stacked
 from mbrl.rollout import rollout
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -38,21 +37,15 @@ class RolloutModel(Protocol):
         """The policy's actions as in training."""
 
 
-class MixConfig(Protocol):
+class MixConfig(UpdateSettings, Protocol):
     """The settings of rollouts and batches; what they mean stands in `MBPOConfig`."""
 
-    @property
-    def batch_size(self) -> int: ...
     @property
     def discount(self) -> float: ...
     @property
     def rollout_starts(self) -> int: ...
     @property
     def checkpoint_model_buffer(self) -> bool: ...
-    @property
-    def updates(self) -> Mode: ...
-    @property
-    def precision(self) -> Precision: ...
 
 
 class Imagined:
@@ -162,16 +155,7 @@ class Imagined:
     def updates(self, recorder: Recorder) -> Updates:
         """The agent's updates, on these batches; the recorder is given the batch of one that is not finite."""
         config, block = self.config, self.draw_block if self._adjust is None else None  # others depend on parameters
-        return Updates(
-            self.agent,
-            self.draw,
-            block,
-            seed=self.seed,
-            batch_size=config.batch_size,
-            recorder=recorder,
-            mode=config.updates,
-            precision=config.precision,
-        )
+        return Updates.of(config, self.agent, self.draw, block, seed=self.seed, recorder=recorder)
 
     @torch.no_grad()
     def _penalty(self, made: TransitionBatch, number: int) -> dict[str, float]:

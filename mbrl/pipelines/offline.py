@@ -81,16 +81,7 @@ def train_offline(
         def draw(n: int) -> TransitionBatch:
             return TransitionBatch(*(x[0] for x in draw_block(n, 1)))
 
-        updates = Updates(
-            agent,
-            draw,
-            draw_block,
-            seed=seed,
-            batch_size=config.batch_size,
-            recorder=recorder,
-            mode=config.updates,
-            precision=config.precision,
-        )
+        updates = Updates.of(config, agent, draw, draw_block, seed=seed, recorder=recorder)
         loop = OfflineLoop(
             config,
             count,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,17 @@ class Trained(Protocol):
     state: Any
     updates: int
     """How many its state has had."""
+
+
+class UpdateSettings(Protocol):
+    """What settings of a training loop say of its updates."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def updates(self) -> Mode: ...
+    @property
+    def precision(self) -> Precision: ...
 
 
 def due(steps: int, num_envs: int, *, after: int, every: int, ratio: float) -> int:
@@ -163,6 +174,29 @@ class Updates:
         self._run = runner(mode, agent, self._remember, block, seed=seed, batch_size=batch_size, precision=precision)
         self._sums: dict[str, list[float]] = {}
         self._steps = 0
+
+    @classmethod
+    def of(
+        cls,
+        config: UpdateSettings,
+        agent: Trained,
+        draw: Draw,
+        draw_block: DrawBlock | None = None,
+        *,
+        seed: int,
+        recorder: Recorder,
+    ) -> Self:
+        """The updates that settings ask for; other arguments as of the class."""
+        return cls(
+            agent,
+            draw,
+            draw_block,
+            seed=seed,
+            batch_size=config.batch_size,
+            recorder=recorder,
+            mode=config.updates,
+            precision=config.precision,
+        )
 
     def run(self, count: int, steps: int) -> None:
         """Run the next `count` updates, after `steps` real steps.
