@@ -198,7 +198,7 @@ SMOKE = Study(
     "smoke",
     tasks=(
         Task("Pendulum-v1", budget=300, eval_every=100, eval_episodes=1),
-        Task("mbrl/CartPoleSwingUp-v0", budget=300, eval_every=150, eval_episodes=1),
+        Task("mbrl/CartPoleSwingUp-v0", budget=320, eval_every=160, eval_episodes=1),
     ),
     entries=(
         Entry("pets", "pets"),

@@ -12,7 +12,18 @@ from mbrl.cli import main
 from mbrl.experiments.pets_runs import pets_config
 from mbrl.experiments.reuse import check_configs, create, find_runs, wanted_configs
 from mbrl.experiments.run import Run
-from mbrl.experiments.study import SMALL, SMOKE, Cell, Entry, Study, Task, cell_settings, cells, study_record
+from mbrl.experiments.study import (
+    SMALL,
+    SMOKE,
+    STUDIES,
+    Cell,
+    Entry,
+    Study,
+    Task,
+    cell_settings,
+    cells,
+    study_record,
+)
 from mbrl.pipelines.off_policy_presets import PRESETS
 
 POLE = Task("InvertedPendulum-v5", budget=600, eval_every=300, eval_episodes=2)
@@ -93,6 +104,11 @@ def test_settings_that_do_not_fit_are_refused_before_anything_runs(entry, budget
     task = replace(POLE, budget=budget, eval_every=budget)
     with pytest.raises(ValueError, match=message):
         wanted_configs([Cell(task, entry, 0)])
+
+
+@pytest.mark.parametrize("named", STUDIES.values(), ids=STUDIES)
+def test_the_named_studies_pass_the_checks_before_their_first_run(named):
+    check_configs(wanted_configs(cells(named)))
 
 
 def test_the_named_studies_are_what_their_reports_say():
