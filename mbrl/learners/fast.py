@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mbrl.learners.relu_network import whole_batches
 from mbrl.seeding import derive
 from mbrl.types import Learner, Metrics, TransitionBatch
 from planners.rows import leaves, map_rows, with_leaves
@@ -83,7 +84,8 @@ class _Compiled:
             from torch.fx.experimental.proxy_tensor import make_fx  # takes a second to import
 
             # The trace has the operations of the backward pass too: the compiler would stop at autograd.grad.
-            traced = make_fx(lambda *flat: self._function(*with_leaves(arguments, flat)))(*tensors)
+            with whole_batches():
+                traced = make_fx(lambda *flat: self._function(*with_leaves(arguments, flat)))(*tensors)
             self._made[key] = torch.compile(traced, fullgraph=True, dynamic=False)
         return self._made[key](*tensors)
 

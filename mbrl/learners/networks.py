@@ -7,9 +7,7 @@ here holds state: a learner's State holds the tensors, and `adam_update` and `po
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -17,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from mbrl.learners.relu_network import affine, relu_network
 from planners.rows import leaves, map_rows
 
 Layer: TypeAlias = tuple[Tensor, ...]
@@ -24,7 +23,6 @@ Layer: TypeAlias = tuple[Tensor, ...]
 bias's shape; *networks is runs, or runs and members."""
 MLP: TypeAlias = tuple[Layer, ...]
 Tree = TypeVar("Tree")
-_bfloat16 = ContextVar("bfloat16", default=False)
 
 
 class Adam(NamedTuple):
@@ -104,10 +102,7 @@ def mlp(
     rows, x = x.shape[-2], x.flatten(0, -3)
     flat = [[t.flatten(0, -3) for t in layer] for layer in params]
     if activation is torch.relu and masks is None and all(len(layer) == 2 for layer in flat):
-        low = _bfloat16.get() and x.dtype is torch.float32 and len(flat) > 2
-        kind = torch.bfloat16 if low else x.dtype
-        out = _ReluNetwork.apply(kind, x, *(t for layer in flat for t in layer))
-        return out.view(*networks, rows, -1)
+        return relu_network(flat, x).view(*networks, rows, -1)
     for number, (weight, bias, *norm) in enumerate(flat[:-1]):
         x = torch.baddbmm(bias, x, weight)
         if masks is not None:
@@ -116,72 +111,7 @@ def mlp(
             gain, shift = norm
             x = torch.addcmul(shift, torch.nn.functional.layer_norm(x, x.shape[-1:]), gain)
         x = activation(x)
-    return _affine(x, *flat[-1]).view(*networks, rows, -1)
-
-
-@contextmanager
-def bfloat16_products() -> Iterator[None]:
-    """Inside, float32 networks of plain ReLU layers, two hidden ones at least, make the products between hidden layers
-    in bfloat16, forward and backward. Networks with dropout or layer norm do not."""
-    token = _bfloat16.set(True)
-    try:
-        yield
-    finally:
-        _bfloat16.reset(token)
-
-
-class _ReluNetwork(torch.autograd.Function):
-    """A whole network of ReLU layers as one node of the graph of gradients.
-
-    Its own backward pass makes only the products that are asked for: with one node an operation an update of SAC takes
-    1.08 times as long on one CPU core. Products between hidden layers are in `kind`; the first and the last layer,
-    which are thin, and everything that comes out are in the parameters' dtype.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, kind: torch.dtype, x: Tensor, *params: Tensor) -> Tensor:
-        own, inputs = x.dtype, [x]
-        used: list[Tensor] = []
-        for weight, bias in zip(params[:-2:2], params[1:-2:2], strict=True):
-            weight, bias = (weight.to(kind), bias.to(kind)) if used else (weight, bias)
-            inputs.append(torch.baddbmm(bias, inputs[-1], weight).relu_().to(kind))
-            used.append(weight)
-        ctx.save_for_backward(*inputs, *used, params[-2])
-        return _affine(inputs[-1].to(own), *params[-2:])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layers, own = len(ctx.saved_tensors) // 2, grad.dtype
-        inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
-        grads: list[Tensor | None] = []
-        for layer in reversed(range(layers)):
-            x, weight, need = inputs[layer], weights[layer], ctx.needs_input_grad[2 + 2 * layer]
-            grad = grad.to(weight.dtype)
-            if need:
-                of_weight = _weight_gradient(x.to(weight.dtype), grad)
-                grads += [grad.sum(1, keepdim=True, dtype=own), of_weight.to(own)]
-            else:
-                grads += [None, None]
-            if layer == 0 and not ctx.needs_input_grad[1]:
-                return (None, None, *reversed(grads))
-            grad = grad * weight.mT if weight.shape[-1] == 1 else torch.bmm(grad, weight.mT)
-            if layer > 0:
-                grad = grad.to(x.dtype)
-                torch.ops.aten.threshold_backward.grad_input(grad, x, 0, grad_input=grad)  # in place: grad is ours
-        return (None, grad, *reversed(grads))
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x weight + bias of the last layer. With one column a batched product takes four times as long on the CPU."""
-    if weight.shape[-1] > 1:
-        return torch.baddbmm(bias, x, weight)
-    return torch.linalg.vecdot(x, weight.mT)[..., None] + bias
-
-
-def _weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
-    """x^T grad; where `grad` has one column, the product that has one row takes a tenth of the time on the CPU."""
-    return torch.bmm(grad.mT, x).mT if grad.shape[-1] == 1 else torch.bmm(x.mT, grad)
+    return affine(x, *flat[-1]).view(*networks, rows, -1)
 
 
 def normal(

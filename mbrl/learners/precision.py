@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mbrl.learners.networks import bfloat16_products
+from mbrl.learners.relu_network import bfloat16_products
 
 L = TypeVar("L")
 

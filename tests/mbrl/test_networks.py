@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from mbrl.learners import relu_network
 from mbrl.learners.networks import (
     adam_update,
     differentiable,
@@ -153,7 +154,9 @@ def test_members_are_networks_of_their_own():
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize("members", [None, 3])
 @pytest.mark.parametrize("asked", ["everything", "parameters", "inputs"])
-def test_gradients_of_relu_networks_are_those_of_torch_nn(asked, members, outputs):
+@pytest.mark.parametrize("block", [2, 1024])
+def test_gradients_of_relu_networks_are_those_of_torch_nn(block, asked, members, outputs, monkeypatch):
+    monkeypatch.setattr(relu_network, "BLOCK", block)
     params = init_mlp((3, 16, 8, outputs), [generator(0), generator(1)], members=members, dtype=torch.float64)
     x = torch.randn(2, 5, 3, generator=generator(2), dtype=torch.float64)
     weigh = torch.randn(2, members or 1, 5, outputs, generator=generator(3), dtype=torch.float64)

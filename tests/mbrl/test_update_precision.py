@@ -20,8 +20,9 @@ from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.fast import compiled
 from mbrl.learners.fqe import FQELearner
 from mbrl.learners.iql import IQLLearner
-from mbrl.learners.networks import bfloat16_products, differentiable, init_mlp, mlp
+from mbrl.learners.networks import differentiable, init_mlp, mlp
 from mbrl.learners.precision import in_bfloat16
+from mbrl.learners.relu_network import bfloat16_products
 from mbrl.learners.sac import DROQ, REDQ, SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Learner
 from mbrl.learners.td3_bc import TD3BCLearner
