@@ -31,8 +31,9 @@ from mbrl.seeding import derive
 from mbrl.types import Learner, Metrics, TransitionBatch
 from planners.rows import leaves, map_rows, with_leaves
 
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
-"""By the state's type: what a tensor may differ by after one update, as a share of its norm."""
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+"""By the state's type: what a tensor may differ by after one update, as a share of its norm. Where gradients cancel, as
+CQL's do in biases, an eager update in float32 is itself 5e-6 from the one in float64 (256 rows of Hopper-v5)."""
 OUTLIER = 1e-2
 """What a quarter of the updates may differ by, likewise."""
 ROUGH = 0.1
