@@ -109,10 +109,10 @@ def test_batches_of_another_size_are_traced_anew(traced):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_sums_in_another_order_are_no_error_where_gradients_cancel(traced, monkeypatch):
-    monkeypatch.setattr(relu_network, "BLOCK", 8)  # what is traced goes through the network whole
+def test_both_ways_take_batches_whole_when_they_are_compared(traced, monkeypatch):
+    monkeypatch.setattr(relu_network, "BLOCK", 8)  # the sums over blocks of a plain update differ by 2e-6
     made = learner("cql", torch.float32)
-    assert check_parity(updates_of(made, away=10.0), updates_of(compiled(made), away=10.0), state_of(made)) > 1e-6
+    assert check_parity(updates_of(made, away=10.0), updates_of(compiled(made), away=10.0), state_of(made)) < 1e-7
 
 
 def test_parity_leaves_the_state_as_it_was():
