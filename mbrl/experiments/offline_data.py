@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 
@@ -24,7 +25,7 @@ def check_learnable(data: Dataset) -> None:
 
 
 def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
-    """What a dataset says of itself, with the bounds that a run began with where it says none.
+    """What a dataset says of itself, with the environment and the bounds that a run began with where it says none.
 
     Args:
         now: what it says.
@@ -34,8 +35,9 @@ def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
     Raises:
         ValueError: it is of another environment, or has other bounds.
     """
-    unknown = now.action_low is None and now.actions is None
-    if unknown:
+    if now.env_id is None:
+        now = replace(now, env_id=began.env_id, env_kwargs=began.env_kwargs)
+    if now.action_low is None and now.actions is None:
         now = replace(now, action_low=began.action_low, action_high=began.action_high)
     present = info_from(info_text(now), place)
     for name in ("env_id", "env_kwargs", "action_low", "action_high", "actions"):
@@ -45,6 +47,13 @@ def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
                 f"dataset: expected the {name} that the run began with, {was}, got {found} in {place}: start a new run"
             )
     return present
+
+
+def with_environment(data: Dataset, env_id: str, env_kwargs: dict[str, Any]) -> Dataset:
+    """The dataset as one of an environment, where it does not name its own."""
+    if data.info.env_id is not None:
+        return data
+    return replace(data, info=replace(data.info, env_id=env_id, env_kwargs=env_kwargs))
 
 
 def with_bounds(data: Dataset, env: Spaces | None) -> Dataset:

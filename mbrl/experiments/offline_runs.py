@@ -16,7 +16,7 @@ from mbrl.data.datasets import Dataset, load_dataset
 from mbrl.experiments.agent_runs import Ready, UpToTheFirstStep, closing, environment, learner_settings, make_agent
 from mbrl.experiments.evaluate import evaluate
 from mbrl.experiments.metrics import UPDATE
-from mbrl.experiments.offline_data import check_learnable, same_info, with_bounds
+from mbrl.experiments.offline_data import check_learnable, same_info, with_bounds, with_environment
 from mbrl.experiments.recorder import RunRecorder
 from mbrl.experiments.run import X_AXIS, Run
 from mbrl.experiments.scores import normalized_score
@@ -90,9 +90,10 @@ def create_offline_run(
         learner: settings of its learner, which say which agent it is.
         seed: of everything random.
         env_id: Gymnasium id of the environment to evaluate in; None: the dataset's, and where it names none that is
-            here, no evaluation, which a warning says. One says, too, that this is another one than the dataset's. Where
-            the dataset does not say the bounds of its actions, they are this environment's; without one those of the
-            data, which a warning says, too.
+            here, no evaluation, which a warning says. One says, too, that this is another one than the dataset's. A
+            dataset that names none is taken to be of this one, whose ends and rewards a model then has, and its rows
+            are compared with. Where the dataset does not say the bounds of its actions, they are this environment's;
+            without one those of the data, which a warning says, too.
         tensorboard: whether to write TensorBoard events, too.
 
     Raises:
@@ -104,6 +105,8 @@ def create_offline_run(
     chosen, env = _evaluated_in(data, env_id)
     with contextlib.nullcontext() if env is None else closing(env):
         data = with_bounds(data, env)
+        if chosen is not None:
+            data = with_environment(data, *chosen)
         check_learnable(data)
         agent = make_agent(_Spaces(*data.spaces()), learner, seed, config.device)
         if env is not None:

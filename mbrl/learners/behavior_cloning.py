@@ -1,10 +1,11 @@
 """Behaviour cloning: a policy without planning, fitted to what a controller (MPC, say) did.
 
-    minimise over theta   E_{(s, a) ~ data} | tanh(f_theta((s - mean) / std)) - (a - center) / scale |^2
+    minimise over theta   E_{(s, a) ~ data} | tanh(f_theta((s - mean) / std)) - (a - center) / scale |^2 / |A|
 
-where center +- scale are the action bounds: every action dimension counts alike, whatever its units. Errors of
-a cloned policy add up along a trajectory (Ross and Bagnell 2010): demonstrations of a controller that is disturbed or
-still learning visit more of the states that the clone will meet than as many along one path.
+where center +- scale are the action bounds and |A| is the number of action dimensions: every action dimension counts
+alike, whatever its units. Errors of a cloned policy add up along a trajectory (Ross and Bagnell 2010): demonstrations
+of a controller that is disturbed or still learning visit more of the states that the clone will meet than as many along
+one path.
 """
 
 from __future__ import annotations

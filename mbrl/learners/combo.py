@@ -34,7 +34,8 @@ Rho = Literal["mixture", "model", "data"]
 
 @dataclass(frozen=True)
 class COMBOLearnerConfig:
-    """Settings of COMBO's learner. The defaults are those of OfflineRL-Kit for MuJoCo."""
+    """Settings of COMBO's learner. The defaults are those of OfflineRL-Kit for MuJoCo, but for the temperature's step
+    size (1e-4 there)."""
 
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers (ReLU) of actor and critics."""

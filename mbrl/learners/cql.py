@@ -12,6 +12,7 @@ Source: Kumar et al. (2020), https://arxiv.org/abs/2006.04779. docs/learners/cql
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -28,11 +29,13 @@ from mbrl.learners.targets import squared_error
 from mbrl.types import Metrics, TransitionBatch
 
 LARGEST_MULTIPLIER = 1e6
+"""Beyond it a multiplier would take as long to come back as it took to get there."""
 
 
 @dataclass(frozen=True)
 class CQLConfig:
-    """Settings of CQL. The defaults are those of OfflineRL-Kit for MuJoCo."""
+    """Settings of CQL. The defaults are those of OfflineRL-Kit for MuJoCo, but for the temperature's step size
+    (1e-4 there)."""
 
     hidden: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers (ReLU) of actor and critics."""
@@ -151,6 +154,7 @@ class CQLLearner:
             adam_update(
                 state.log_multiplier, [multiplier_grad], state.multiplier_adam, lr=config.lr, found_inf=found_inf
             )
+            state.log_multiplier.clamp_(max=math.log(LARGEST_MULTIPLIER))
         if actor:
             actor_grads, temperature_grad, actor_metrics = self.actor_gradients(state, batch, noise)
             metrics |= actor_metrics
@@ -174,7 +178,7 @@ class CQLLearner:
         q_tm1 = mlp(critics, torch.cat([batch.obs, sac.bounds.unit(batch.action)], -1))[..., 0]
         high = soft_maximum(critics, batch.obs, proposals, scale=config.scale, triples=config.triples)
         gap = (high - q_tm1).mean(-1)  # [runs, critics]
-        multiplier = state.log_multiplier.exp().clamp(max=LARGEST_MULTIPLIER)
+        multiplier = state.log_multiplier.exp()
         excess = config.weight * gap - (config.threshold or 0.0)
         loss = 0.5 * (squared_error(q_tm1, target_tm1[:, None]) + multiplier[:, None] * excess).sum(1)
         grads = gradients(loss, critics)

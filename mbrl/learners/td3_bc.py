@@ -1,10 +1,10 @@
 """TD3+BC: TD3 whose actor also imitates the data.
 
     critics:  as TD3's
-    actor:    minimise    -lambda E[Q_1(s, pi(s))] + E[|pi(s) - a|^2],   lambda = alpha / E[|Q_1(s, pi(s))|]
+    actor:    minimise    -lambda E[Q_1(s, pi(s))] + E[|pi(s) - a|^2] / |A|,   lambda = alpha / E[|Q_1(s, pi(s))|]
 
 on observations with mean 0 and standard deviation 1 over the data. lambda makes the two terms comparable whatever the
-rewards' units are; no gradient goes into it.
+rewards' units are; no gradient goes into it. |A| is the number of action dimensions, as the authors' code has it.
 
 Source: Fujimoto and Gu (2021), https://arxiv.org/abs/2106.06860. docs/learners/td3_bc.md lists the deviations.
 """

@@ -24,7 +24,7 @@ from mbrl.types import TransitionBatch
 from planners.dynamics import Reward, Termination
 
 ENDS_STEPS = 200
-"""Gradient steps of a classifier of ends after each fit of the ensemble, from where the last left off."""
+"""Gradient steps of a classifier of ends after each fit of many, from where the last left off."""
 
 
 class ModelSettings(Protocol):
@@ -153,18 +153,29 @@ class LearnedModel:
         return since >= 0 and (count.fits == 0 or since // every > (since - num_envs) // every)
 
     def renew(
-        self, buffer: ReplayBuffer, count: Counters, *, unseen: int = 0, horizons: tuple[int, ...] = ()
+        self,
+        buffer: ReplayBuffer,
+        count: Counters,
+        *,
+        unseen: int = 0,
+        horizons: tuple[int, ...] = (),
+        ends_steps: int = ENDS_STEPS,
     ) -> dict[str, float]:
         """Score the model on the newest `unseen` rows, fit it to everything, and count that; what to log."""
         started = time.perf_counter()
         row = self.diagnose(buffer, min(unseen, len(buffer)), count.fits, horizons) if count.fits else {}
-        report, fitted = self.fit(buffer, count.fits)
+        report, fitted = self.fit(buffer, count.fits, ends_steps)
         count.fits += 1
         count.model_gradient_steps += report.steps
         return {**row, **fitted, "time/fit_seconds": time.perf_counter() - started}
 
-    def fit(self, buffer: ReplayBuffer, number: int) -> tuple[FitReport, dict[str, float]]:
+    def fit(self, buffer: ReplayBuffer, number: int, ends_steps: int) -> tuple[FitReport, dict[str, float]]:
         """Fit number `number`, to all real rows, from the present weights; and what to log of it.
+
+        Args:
+            buffer: the rows.
+            number: of the fit.
+            ends_steps: gradient steps of the classifier of ends, where there is one.
 
         Raises:
             ValueError: training diverged.
@@ -189,7 +200,7 @@ class LearnedModel:
             "model/members_kept": float(report.kept.sum()),
         }
         if self._learned_ends is not None:
-            row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number), steps=ENDS_STEPS)
+            row |= self._learned_ends.fit(rows, seed=derive(self.seed, "fit ends", number), steps=ends_steps)
         return report, row
 
     def diagnose(self, buffer: ReplayBuffer, unseen: int, number: int, horizons: tuple[int, ...]) -> dict[str, float]:
@@ -258,10 +269,10 @@ def _task_reward(known: Task | None, config: ModelSettings) -> Reward | None:
     if config.reward == "learned":
         return None
     if known is None or known.reward is None:
-        raise ValueError(
-            "reward: expected 'learned', for the observations of this environment do not tell the task's reward, got "
-            "'task'; or pass reward(obs, action, next_obs)"
-        )
+        why = "the library does not know this environment"
+        if known is not None:
+            why = "the observations of this environment do not tell the task's reward"
+        raise ValueError(f"reward: expected 'learned', for {why}, got 'task'; or pass reward(obs, action, next_obs)")
     return known.reward
 
 

@@ -60,7 +60,8 @@ class OfflineLoop(Generic[Count]):
         stop: asked in every round; True ends the training with a checkpoint.
 
     Raises:
-        ValueError: the checkpoint's settings are others and the recorder does not accept that, or they do not fit it.
+        ValueError: the checkpoint's settings are others and the recorder does not accept that, or they do not fit it;
+            or there is none, and the learner has had as many updates as are asked for already.
     """
 
     def __init__(
@@ -86,7 +87,11 @@ class OfflineLoop(Generic[Count]):
             settings=settings,
             recorder=recorder,
         )
-        self._books.restore()
+        if self._books.restore() is None and count.updates >= config.total_updates:
+            raise ValueError(
+                f"total_updates: expected more than the {count.updates} updates that the agent has had, which count, "
+                f"got {config.total_updates}"
+            )
         self._before = count.updates
         self._books.begin()
 

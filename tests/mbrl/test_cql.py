@@ -13,7 +13,7 @@ from mbrl.learners.conservative import (
     propose,
     soft_maximum,
 )
-from mbrl.learners.cql import CQLConfig, CQLLearner
+from mbrl.learners.cql import LARGEST_MULTIPLIER, CQLConfig, CQLLearner
 from mbrl.learners.distributions import gaussian_head, squashed_gaussian
 from mbrl.learners.networks import mlp
 from mbrl.learners.sac import SACConfig, SACLearner
@@ -154,6 +154,14 @@ def test_the_multiplier_steers_the_gap_to_its_threshold():
     state = strict.init([generator(0)])
     strict.update(state, batch, noise)
     assert state.log_multiplier.item() > 0
+
+
+def test_the_multiplier_does_not_grow_beyond_its_bound():
+    made, batch = learner(threshold=-1e3, weight=1.0), batch_of()
+    state, noise = made.init([generator(0)]), made.noise(8, [generator(7)])
+    state.log_multiplier.fill_(math.log(LARGEST_MULTIPLIER))
+    made.update(state, batch, noise)
+    assert state.log_multiplier.item() == pytest.approx(math.log(1e6))
 
 
 def test_without_a_threshold_the_multiplier_stays():

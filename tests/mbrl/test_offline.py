@@ -1,11 +1,13 @@
 """Training on a dataset: the same updates as by hand, resumed bit for bit, and what does not fit is refused."""
 
+import contextlib
 from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from mbrl.data.datasets import Dataset, DatasetInfo, dataset_buffer
 from mbrl.pipelines import offline_agents
@@ -93,6 +95,24 @@ def test_other_data_or_settings_are_refused(data):
     ):
         with pytest.raises(ValueError, match=f"settings: expected those of the checkpoint.*{message}"):
             train_offline(other, agent(other), config, recorder=Rows(start=saved.saved[-1]))
+
+
+def test_an_agent_that_has_had_all_updates_is_told_so(data):
+    trained, saved = agent(data), Rows()
+    train_offline(data, trained, TINY, recorder=saved)
+    with pytest.raises(ValueError, match="total_updates: expected more than the 60 updates that the agent has had"):
+        train_offline(data, trained, TINY)
+    assert train_offline(data, trained, replace(TINY, total_updates=61)).updates == 61
+    assert train_offline(data, agent(data), TINY, recorder=Rows(start=saved.saved[-1])).updates == 60  # is done
+
+
+def test_actions_outside_the_agents_bounds_are_refused_where_data_do_not_say_theirs(data):
+    unsaid = replace(data, info=replace(data.info, action_low=None, action_high=None))
+    observation, action = data.spaces()
+    for bound, fits in ((2.0, True), (3.0, True), (1.0, False)):
+        made = TD3BC(observation, Box(-bound, bound, action.shape, action.dtype.type), hidden=(8,))
+        with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="dataset: expected actions in Box"):
+            train_offline(unsaid, made, TINY)
 
 
 def test_another_seed_is_refused_and_may_be_accepted(data):

@@ -31,6 +31,7 @@ CONFIG = MOPOConfig(
     model_max_steps=5,
     termination="learned",
 )
+ENDS_STEPS = offline_model.ENDS_STEPS
 
 
 def pole(ends: bool = True, env_id: str | None = "InvertedPendulum-v5") -> Dataset:
@@ -46,6 +47,12 @@ def pole(ends: bool = True, env_id: str | None = "InvertedPendulum-v5") -> Datas
     actions = rng.uniform(-3, 3, (20, 1)).astype(np.float32)
     lengths, unknown = np.full(2, 10, dtype=np.int64), np.full(20, np.nan)
     return Dataset(obs, actions, 1.0 - fell, fell, last & ~fell, unknown, lengths, info)
+
+
+@pytest.fixture(autouse=True)
+def quick_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enough for the few rows of most tests."""
+    monkeypatch.setattr(offline_model, "ENDS_STEPS", 200)
 
 
 def model_of(dataset: Dataset, config: MOPOConfig = CONFIG, seed: int = 0, **given: Any) -> LearnedModel:
@@ -177,6 +184,30 @@ def test_the_ends_of_an_unknown_task_are_learned() -> None:
 def test_a_model_without_ends_is_warned_of(termination: Any, ends: bool, env_id: str | None, reason: str) -> None:
     with pytest.warns(UserWarning, match=f"{reason}.*hopper, scores stay below 7.*use termination='learned'"):
         model_of(pole(ends, env_id), replace(CONFIG, termination=termination))
+
+
+def rare_falls(rows: int = 4_000) -> Dataset:
+    """Episodes of one step; one in fifty falls."""
+    rng = np.random.default_rng(0)
+    obs = rng.normal(0, 0.086, (2 * rows, 4))
+    fell = np.abs(obs[1::2, 1]) > 0.2
+    actions = rng.uniform(-3, 3, (rows, 1)).astype(np.float32)
+    ones, unknown = np.ones(rows), np.full(rows, np.nan)
+    info = DatasetInfo(action_low=(-3.0,), action_high=(3.0,))
+    return Dataset(obs, actions, ones, fell, ~fell, unknown, np.ones(rows, np.int64), info)
+
+
+def test_the_one_fit_finds_ends_that_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offline_model, "ENDS_STEPS", 20)
+    with pytest.warns(UserWarning, match=r"termination: the learned ends miss \d+% of those in the dataset"):
+        _, row, _ = fitted(rare_falls(), CONFIG)
+    assert row["model/missed_ends"] > 0.2
+    monkeypatch.setattr(offline_model, "ENDS_STEPS", ENDS_STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, row, _ = fitted(rare_falls(), CONFIG)
+    assert row["model/missed_ends"] < 0.1
+    assert row["model/false_ends"] < 0.005
 
 
 def test_given_ends_need_no_warning_and_are_verified() -> None:

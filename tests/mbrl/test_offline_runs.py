@@ -244,7 +244,7 @@ def test_bounds_that_a_dataset_does_not_say_are_the_environments(tmp_path: Path)
     assert main(["resume", str(run)]) == 0
     assert updates(tmp_path / "runs") == UPDATES
     info = run_dataset(Run.open(run)).info
-    assert (info.action_low, info.action_high, info.env_id) == ((-2.0,), (2.0,), None)
+    assert (info.action_low, info.action_high, info.env_id) == ((-2.0,), (2.0,), ENV_ID)
     with (
         pytest.warns(UserWarning, match="no evaluation: the dataset does not say"),
         pytest.warns(UserWarning, match="action bounds: .*write it anew with mbrl dataset import FILE.*--env-id ID"),
@@ -252,6 +252,20 @@ def test_bounds_that_a_dataset_does_not_say_are_the_environments(tmp_path: Path)
         other = train("bc", path, tmp_path / "more")
     space = run_dataset(Run.open(other)).spaces()[1]
     assert (space.low.item(), space.high.item()) == (least, most)
+
+
+def test_data_that_name_no_environment_are_taken_to_be_of_the_given_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = pendulum_data()
+    nameless = replace(data, info=DatasetInfo())
+    asked = ["--env-id", ENV_ID, "--reward", "task", "--termination", "task"]
+    run = Run.open(train("mopo", save_dataset(nameless, tmp_path / "data.hdf5"), tmp_path / "runs", *asked))
+    assert run_dataset(run).info == replace(data.info, versions={})
+    assert "model/missed_ends" not in {key for row in run.metrics() for key in row}  # ends are the task's
+    wrong = save_dataset(replace(nameless, rewards=data.rewards - 1), tmp_path / "wrong.hdf5")
+    assert main([*command("mopo", wrong, tmp_path / "more"), *asked]) == 2
+    assert "the task's reward disagrees with the environment in row 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
