@@ -274,6 +274,8 @@ def main(args: list[str] | None = None) -> int:
             commands["train"] = _train_command(args, env_id)
         status: int = tyro.extras.subcommand_cli_from_dict(commands, prog=prog, description=description, args=args)
         return status
+    except BrokenPipeError:  # is no error: `mbrl ... | head`
+        raise
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         if os.environ.get("MBRL_TRACEBACK"):
             raise

@@ -23,7 +23,7 @@ class DatasetInfo:
     """Gymnasium id of the environment, with the module that registers it where it was made so (`module:Env-v0`); None:
     unknown."""
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    """Options it was made with, beside the registered ones."""
+    """Options it was made with, the registered ones among them."""
     action_low: tuple[float, ...] | None = None
     action_high: tuple[float, ...] | None = None
     """Bounds of the environment's actions; None: unknown, or discrete."""

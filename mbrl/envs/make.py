@@ -46,8 +46,10 @@ def make_env(
     options = kwargs if as_registered else {**task_options(name), **kwargs}
     if render_mode is not None and name in _RUNS_AWAY and not {"camera_id", "camera_name"} & set(kwargs):
         options = {**options, "camera_name": "track"}
+    if render_mode is not None:  # environments need not take it
+        options = {**options, "render_mode": render_mode}
     try:
-        env = gym.make(env_id, render_mode=render_mode, **options)
+        env = gym.make(env_id, **options)
     except gym.error.UnregisteredEnv as error:
         raise ValueError(_unknown(env_id)) from error
     except (gym.error.Error, ImportError) as error:  # malformed, deprecated, a missing module or dependency

@@ -215,18 +215,19 @@ def agent_env(run: Run, *, render_mode: str | None = None) -> gym.Env:
     return environment(run.env_id, agent_settings(run).env_kwargs, render_mode=render_mode)
 
 
-def load_agent(run: Run, spaces: Spaces) -> Agent:
-    """The agent of a run's newest checkpoint, on the CPU.
+def load_agent(run: Run, spaces: Spaces, device: str = "cpu") -> Agent:
+    """The agent of a run's newest checkpoint.
 
     Args:
         run: of an agent, from real steps or from a dataset.
         spaces: its environment, or anything else with its observation and action space.
+        device: where it is to live, wherever it was trained.
 
     Raises:
-        ValueError: there is no checkpoint, or it is damaged.
+        ValueError: there is no checkpoint, it is damaged, or there is no such device.
     """
     tensors, _ = load_checkpoint(run.path)
-    agent = make_agent(spaces, learner_settings(run), run.seed, "cpu")
+    agent = make_agent(spaces, learner_settings(run), run.seed, device)
     agent.load_state_dict(part(tensors, "agent"))
     return agent
 

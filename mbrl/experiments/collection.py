@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.data.collect import Collector
-from mbrl.data.dataset_info import plain_id
+from mbrl.data.dataset_info import info_text, plain_id
 from mbrl.data.datasets import Dataset, DatasetInfo, from_buffer
 from mbrl.envs.make import make_env
 from mbrl.experiments import runs
@@ -158,6 +158,7 @@ def _play(
     text = f"{kind}: {steps} steps by {origin['policy']}"
     made_by = env_id if opened is None else opened.env_id
     info = DatasetInfo.of(env, made_by=made_by, versions=versions(), description=text, origin=origin)
+    info_text(info)  # what can't be written is told before there is anything to lose
     dataset = play_dataset(env, behaviour, steps, seed=seed, info=info)
     env.close()
     return dataset

@@ -49,9 +49,9 @@ def same_info(now: DatasetInfo, began: DatasetInfo, place: Path) -> DatasetInfo:
     return present
 
 
-def with_environment(data: Dataset, env_id: str, env_kwargs: dict[str, Any]) -> Dataset:
-    """The dataset as one of an environment, where it does not name its own."""
-    if data.info.env_id is not None:
+def with_environment(data: Dataset, env_id: str | None, env_kwargs: dict[str, Any]) -> Dataset:
+    """The dataset as one of an environment, where that is known and it does not name its own."""
+    if data.info.env_id is not None or env_id is None:
         return data
     return replace(data, info=replace(data.info, env_id=env_id, env_kwargs=env_kwargs))
 

@@ -64,7 +64,7 @@ def create_online_run(
     offline = _offline(path)
     env, data = offline_env(offline), run_dataset(offline, dataset)
     with closing(env):
-        agent = load_agent(offline, env)
+        agent = load_agent(offline, env, config.device)
         model = part(load_checkpoint(offline.path)[0], "model") or None
         learner = sac_of(agent, env)
         settings = {

@@ -39,6 +39,10 @@ TAIL = 0.01
 """Rollouts in a model end where what is left is worth this share of a value."""
 
 
+_LEFT = 0.02
+"""Share of a value behind the cuts of episodes from which on a note says so."""
+
+
 @dataclass(frozen=True)
 class OPEConfig:
     """Settings of off-policy evaluation.
@@ -81,6 +85,8 @@ class Estimate(NamedTuple):
     low: float
     high: float
     note: str = ""
+    doubtful: bool = False
+    """Whether the note says not to believe it."""
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -128,7 +134,11 @@ def behaviour_value(dataset: Dataset, config: OPEConfig) -> Estimate:
     reward[known] = dataset.rewards
     episodes = Episodes(reward, np.zeros(known.shape), known, dataset.terminated[dataset.ends])
     made = estimate(episodes, "per_decision", discount=config.discount, seed=config.seed, confidence=config.confidence)
-    return Estimate("data", made.value, made.low, made.high, f"{dataset.episodes} episodes of whoever collected them")
+    note = f"{dataset.episodes} episodes of whoever collected them"
+    left = float((~dataset.terminated[dataset.ends] * config.discount**dataset.lengths).mean())
+    if left > _LEFT:
+        note += f", up to where they were cut: {left:.0%} of a value comes behind"
+    return Estimate("data", made.value, made.low, made.high, note)
 
 
 def fqe_estimate(fitted: FittedQ, config: OPEConfig) -> Estimate:
@@ -136,16 +146,14 @@ def fqe_estimate(fitted: FittedQ, config: OPEConfig) -> Estimate:
     members = fitted.initial.numpy()
     wide = _student(len(members), config) * float(members.std(ddof=1))
     value, note = float(members.mean()), ""
-    spread = (
-        fitted.config.updates * fitted.config.tau * (1 - config.discount)
-    )  # how far values have come along episodes
-    if spread < 3:
-        note = f"too few updates, {fitted.config.updates}, for this discount: take {3 / spread:.0f} times as many"
+    needed = math.ceil(3 / (fitted.config.tau * (1 - config.discount)) - 1e-6)  # until values have come along episodes
+    if fitted.config.updates < needed:
+        note = f"too few updates, {fitted.config.updates}, for this discount: take {needed}"
     elif len(fitted.history) > 1:
         moved = float((fitted.history[-1] - fitted.history[-2]).mean())
         if abs(moved) > max(wide, 0.02 * abs(value)):
             note = f"still moving, by {moved:.2g} in the last tenth of the updates: fit longer"
-    return Estimate("fqe", value, value - wide, value + wide, note)
+    return Estimate("fqe", value, value - wide, value + wide, note, doubtful=bool(note))
 
 
 def model_estimate(dataset: Dataset, policy: TargetPolicy, dynamics: EnsembleDynamics, config: OPEConfig) -> Estimate:
@@ -183,7 +191,7 @@ def model_estimate(dataset: Dataset, policy: TargetPolicy, dynamics: EnsembleDyn
     note = f"{len(elites)} elites, {config.horizon} steps"
     if made.lost:
         note += f"; {made.lost:.0%} of the rollouts were cut short by what is not finite"
-    return Estimate("model", value, value - wide, value + wide, note)
+    return Estimate("model", value, value - wide, value + wide, note, doubtful=made.lost > 0)
 
 
 def importance_estimates(dataset: Dataset, policy: TargetPolicy, fitted: FittedQ, config: OPEConfig) -> list[Estimate]:
@@ -207,9 +215,10 @@ def importance_estimates(dataset: Dataset, policy: TargetPolicy, fitted: FittedQ
             made.append(Estimate(name, math.nan, math.nan, math.nan, note))
             continue
         note = f"as good as {one.effective:.1f} episodes"
-        if one.effective < 10:
+        doubtful = one.effective < 10
+        if doubtful:
             note += ": believe little of it"
-        made.append(Estimate(name, one.value, one.low, one.high, note))
+        made.append(Estimate(name, one.value, one.low, one.high, note, doubtful))
     return made
 
 
@@ -245,6 +254,8 @@ class Choice(NamedTuple):
     """Return of the best candidate less that of the chosen one; NaN where the truth is not known."""
     rank: float
     """Rank correlation of the estimates with the true returns, likewise."""
+    doubtful: bool = False
+    """Whether the estimator says of any candidate not to believe it."""
 
 
 def choose(estimates: dict[str, Sequence[Estimate]], true_returns: dict[str, float] | None = None) -> list[Choice]:
@@ -274,24 +285,26 @@ def choose(estimates: dict[str, Sequence[Estimate]], true_returns: dict[str, flo
                 truth = [true_returns[name] for name in scores]
                 if len(truth) > 2 and np.ptp(truth) > 0 and np.ptp(list(scores.values())) > 0:
                     rank = float(spearmanr(list(scores.values()), truth).statistic)
-            made.append(Choice(estimator, by, chosen, regret, rank))
+            doubtful = any(table[estimator].doubtful for table in tables.values())
+            made.append(Choice(estimator, by, chosen, regret, rank, doubtful))
     return made
+
+
+def plain(value: Any) -> Any:
+    """A report, or a part of one, as JSON can hold it; numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def write_report(path: Path, report: dict[str, Any]) -> None:
     """Write a report as JSON; numbers that are not finite become null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, tuple) and hasattr(value, "_asdict"):
-            return plain(value._asdict())
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value
-
     path.write_text(json.dumps(plain(report), indent=1, allow_nan=False) + "\n")
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +18,7 @@ from mbrl.data.dataset_info import Doubt, plain_id
 from mbrl.data.datasets import Dataset
 from mbrl.experiments.agent_runs import agent_env, closing, environment, load_agent
 from mbrl.experiments.checkpoint import load_checkpoint
-from mbrl.experiments.offline_data import check_learnable, with_bounds
+from mbrl.experiments.offline_data import check_learnable, with_bounds, with_environment
 from mbrl.experiments.offline_runs import OFFLINE, offline_settings, run_dataset
 from mbrl.experiments.run import Run
 from mbrl.pipelines.agents import Agent, check_match
@@ -35,7 +35,7 @@ class Candidate(NamedTuple):
     run: Run
     agent: Agent
     data: Dataset
-    """What it is evaluated on, with the bounds of the run's actions where it says none."""
+    """What it is evaluated on, with the bounds of the run where it says none, and the environment of a run on data."""
     model: LearnedModel | None
     """What the policy was trained with on a dataset; None: nothing, or it was not asked for."""
 
@@ -73,7 +73,7 @@ def load_candidates(
     check_learnable(dataset)
     made = [_load(path, dataset, sampled=sampled, with_model=with_model) for path in paths]
     if episodes:
-        _check_playable(dataset, made, episodes)
+        _check_playable(made, episodes)
     return made
 
 
@@ -96,6 +96,8 @@ def _load(path: Path, dataset: Dataset, *, sampled: bool, with_model: bool) -> C
     run = Run.open(path)
     if "agent" not in run.config:
         raise ValueError(f"run: expected one of an agent, such as SAC's or MOPO's, got one of {run.algo}: {path}")
+    if run.algo in OFFLINE:
+        dataset = with_environment(dataset, *_learned_from(run))
     own = _own_spaces(run)
     if own is not None:
         dataset = _with_own_bounds(dataset, own)
@@ -111,14 +113,14 @@ def _load(path: Path, dataset: Dataset, *, sampled: bool, with_model: bool) -> C
     return Candidate(run, agent, dataset, _own_model(run, dataset, agent) if with_model else None)
 
 
-def _check_playable(dataset: Dataset, candidates: Sequence[Candidate], episodes: int) -> None:
+def _check_playable(candidates: Sequence[Candidate], episodes: int) -> None:
     """Raises ValueError where policies can't play in the environment of a dataset."""
-    try:
-        env = dataset_env(dataset)
-    except ValueError as error:
-        raise ValueError(f"episodes: expected 0, for they can't be played, got {episodes}: {error}") from None
-    with closing(env):
-        for one in candidates:
+    for one in candidates:
+        try:
+            env = dataset_env(one.data)
+        except ValueError as error:
+            raise ValueError(f"episodes: expected 0, for they can't be played, got {episodes}: {error}") from None
+        with closing(env):
             check_match(env, one.agent, str(one.agent.device))
 
 
@@ -139,6 +141,12 @@ def _check_environment(run: Run, dataset: Dataset) -> None:
         f"dataset: it is of {its}, the run of {names}: values are those of {its}, as far as the data tell: {run.path}",
         stacklevel=4,
     )
+
+
+def _learned_from(run: Run) -> tuple[str | None, dict[str, Any]]:
+    """The environment, and its options, of the dataset that a run has learned from, as far as the run knows."""
+    info = run.config["dataset"]["info"]
+    return info["env_id"], info["env_kwargs"]
 
 
 def _environments(run: Run) -> set[str]:
@@ -206,6 +214,8 @@ def _own_model(run: Run, dataset: Dataset, agent: Agent) -> LearnedModel | None:
     config = offline_settings(run).config
     if not isinstance(config, OfflineModelConfig):
         return None
-    model = learned_model(dataset, agent, config, seed=run.seed)
+    env_id, env_kwargs = _learned_from(run)  # says which rewards and ends it has, whatever this dataset says
+    dataset = replace(dataset, info=replace(dataset.info, env_id=env_id, env_kwargs=env_kwargs))
+    model = learned_model(dataset, agent, replace(config, device=str(agent.device)), seed=run.seed)
     model.load_state_dict(part(load_checkpoint(run.path)[0], "model"))
     return model

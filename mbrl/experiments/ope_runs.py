@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from mbrl.experiments.ope import (
     evaluate_policy,
     evaluation_model,
     fit_critics,
+    plain,
     write_report,
 )
 from mbrl.experiments.ope_candidates import Candidate, dataset_env, load_candidates
@@ -45,11 +47,14 @@ class TrueValue:
     """What the environment says."""
 
     score: float
-    """Mean undiscounted return up to the time limit: what `mbrl evaluate` prints; without a limit up to the horizon."""
+    """Mean undiscounted return up to the time limit: what `mbrl evaluate` prints; without a limit up to the horizon.
+    -inf, as the value, where a simulation diverged."""
     value: float
     """Mean discounted return, also behind the time limit, up to the horizon of the settings at least."""
     error: float
     """Standard error of `value`."""
+    diverged: int = 0
+    """Episodes in which the simulation diverged."""
 
 
 def evaluate_runs(
@@ -86,10 +91,12 @@ def evaluate_runs(
         dynamics = shared.dynamics if model and shared else None
         found = evaluate_policy(rows, policy, config, dynamics=dynamics, fitted=fitted)
         every[str(path)] = found
+        place = candidate.run.path / REPORT
+        about = {"settings": asdict(config), "sampled": sampled, "updates": candidate.agent.updates}
         report: dict[str, Any] = {
             "dataset": {"path": str(dataset.resolve()), "hash": data.hash()},
-            "settings": asdict(config),
-            "sampled": sampled,
+            **about,
+            **_still_true(place, data.hash(), about),
             "estimates": found,
         }
         print(f"\n{path}: value of the {'sampled' if sampled else 'deterministic'} policy")
@@ -99,13 +106,15 @@ def evaluate_runs(
             truths[str(path)], report["environment"] = truth.score, vars(truth)
             low, high = (truth.value + 1.96 * sign * truth.error for sign in (-1, 1))
             note = f"{episodes} episodes; return up to the time limit {truth.score:.2f}"
+            if truth.diverged:
+                note += f"; the simulation diverged in {truth.diverged}"
             print(f"  {Estimate('environment', truth.value, low, high, note)}")
         if calibration and (used := candidate.model or shared):
             made, scale = calibrate_run(candidate, used, fitted, config)
-            report["calibration"] = {**made.record(), "weight_units": scale}
-            print(made)
+            whose = "the run's own model" if candidate.model else "a model fitted to this dataset"
+            report["calibration"] = {**made.record(), "weight_units": scale, "model": whose}
+            print(f"  calibration of {whose}\n{made}")
             print(f"  weights are in units of --penalty-weight with {scale} units; see docs/trust.md")
-        place = candidate.run.path / REPORT
         reports[place] = report
         write_report(place, report)
         print(f"  report: {place}")
@@ -154,15 +163,17 @@ def true_value(dataset: Dataset, agent: Agent, config: OPEConfig, *, sampled: bo
         env.close()
         longer = {**dataset.info.env_kwargs, "max_episode_steps": config.horizon}
         env = environment(str(dataset.info.env_id), longer)
-    scores, values = [], []
+    scores, values, diverged = [], [], 0
     for number in range(episodes):
         seed = derive(config.seed, "ope", "environment", number) % 2**31
         watch = _Rewards()
-        play(agent, env, seed=seed, deterministic=not sampled, watch=watch)
+        diverged += play(agent, env, seed=seed, deterministic=not sampled, watch=watch).diverged
         earned = np.array(watch.seen[1:])
         scores.append(float(earned[:limit].sum()))
         values.append(float(earned @ config.discount ** np.arange(len(earned))))
     env.close()
+    if diverged:  # must not pass for a good policy
+        return TrueValue(-math.inf, -math.inf, math.nan, diverged)
     error = float(np.std(values, ddof=1)) / math.sqrt(episodes) if episodes > 1 else math.nan
     return TrueValue(float(np.mean(scores)), float(np.mean(values)), error)
 
@@ -171,9 +182,23 @@ def choices_text(choices: list[Choice]) -> str:
     """A table for people."""
     lines = [f"{'chosen by':32}{'regret':>9}{'rank corr.':>12}  run"]
     for one in choices:
+        by = f"{one.estimator} ({one.by})" + " !" * one.doubtful
         regret, rank = (("-" if math.isnan(x) else f"{x:.2f}") for x in (one.regret, one.rank))
-        lines.append(f"{one.estimator + ' (' + one.by + ')':32}{regret:>9}{rank:>12}  {one.chosen}")
+        lines.append(f"{by:32}{regret:>9}{rank:>12}  {one.chosen}")
+    if any(one.doubtful for one in choices):
+        lines.append("! says itself of one run or several not to believe it")
     return "\n".join(lines)
+
+
+def _still_true(place: Path, data: str, about: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier report says of the same policy on the same data that is not asked for every time."""
+    try:
+        earlier = json.loads(place.read_text())
+    except (OSError, ValueError):
+        return {}
+    if earlier["dataset"]["hash"] != data or any(earlier.get(name) != value for name, value in plain(about).items()):
+        return {}
+    return {name: earlier[name] for name in ("environment", "calibration") if name in earlier}
 
 
 class _Rewards:

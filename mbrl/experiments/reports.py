@@ -25,7 +25,10 @@ def report_training(run: Run, steps: int) -> None:
     if summary := summarize(run.metrics(), run.env_id, run.x):
         print(summary)
     print(f"learning curve: {plot_runs([run.path], run.path / 'learning_curve.png')}")
-    print(f"evaluate it: mbrl evaluate {run.path} --episodes 5")
+    if run.config.get("evaluated_in", run.env_id) is None:
+        print(f"what it is worth on data: mbrl ope {run.path} --dataset FILE")
+    else:
+        print(f"evaluate it: mbrl evaluate {run.path} --episodes 5")
 
 
 def report_evaluation(

@@ -31,8 +31,8 @@ def ope(
             evaluate plays. Importance sampling of continuous actions needs it.
         episodes: Also play so many in the dataset's environment, to compare with, and to tell the regret of choices.
         model: Also evaluate in an ensemble that is fitted to the dataset.
-        calibration: Also compare penalties with the true errors of the model: of the run's own where it has one, else
-            of one that is fitted to the dataset.
+        calibration: Also compare penalties with the true errors of the model: of a run on a dataset its own, where it
+            has one, else of one that is fitted to the dataset.
         updates: Of fitted Q evaluation.
         seed: Of everything random.
         model_cache: Folder of fitted models.
@@ -65,6 +65,7 @@ def online(
     total_timesteps: int = 10_000,
     update_ratio: float | None = None,
     model_every: int | None = None,
+    device: str | None = None,
     dataset: Path | None = None,
     seed: int = 0,
     root: Path = Path("runs"),
@@ -81,6 +82,7 @@ def online(
         total_timesteps: Real environment steps.
         update_ratio: Updates of the learner per real step.
         model_every: Real steps between fits of the model.
+        device: Of torch, such as cpu; by default that of the run.
         dataset: Where the dataset of the run is now; by default where it was.
         seed: Of everything random.
         root: Folder of run directories.
@@ -95,7 +97,7 @@ def online(
 
     torch.set_num_threads(threads)
     runs.check_minutes(minutes)
-    given = {"update_ratio": update_ratio, "model_every": model_every}
+    given = {"update_ratio": update_ratio, "model_every": model_every, "device": device}
     changes = {name: value for name, value in given.items() if value is not None}
     config = default_config(run, total_timesteps=total_timesteps, dataset=dataset, **changes)
     made = create_online_run(run, config, seed=seed, root=root, dataset=dataset)

@@ -44,6 +44,8 @@ class ModelTrainingResult(NamedTuple):
     model_buffer: ReplayBuffer | None
     """The newest of the model."""
     updates: int
+    model_state: dict[str, Tensor]
+    """Of the learned model, ends included: what `train_online` goes on from. Empty where dynamics were given."""
 
 
 class GivenModel:
@@ -190,7 +192,8 @@ class ModelTraining:
     def result(self) -> ModelTrainingResult:
         """What training leaves."""
         ensemble = self.model.ensemble if isinstance(self.model, LearnedModel) else None
-        return ModelTrainingResult(self.agent, ensemble, self.real, self.imagined.rows.buffer, self.count.updates)
+        rows = self.imagined.rows.buffer
+        return ModelTrainingResult(self.agent, ensemble, self.real, rows, self.count.updates, self.model.state_dict())
 
 
 def memory_of(dataset: Dataset, agent: Agent, config: OfflineModelConfig) -> dict[str, int]:

@@ -144,7 +144,7 @@ def online_config(offline: Any, env: gym.Env, rows: int, *, total_timesteps: int
         if task(env) is None and offline.termination == "task":
             taken["termination"] = "learned"
     elif isinstance(offline, OfflineConfig):
-        taken = {"discount": offline.discount, "batch_size": offline.batch_size}
+        taken = {name: getattr(offline, name) for name in ("discount", "batch_size", "device")}
     taken |= {"total_timesteps": total_timesteps, "initial_steps": 0, "buffer_size": rows + total_timesteps}
     try:
         return replace(base, **{**taken, **changes})

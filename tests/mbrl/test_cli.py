@@ -1,10 +1,15 @@
 """The command line: what a user types, what comes out, and what bad input gets."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mbrl.cli import main
+from mbrl.data.datasets import DatasetInfo, save_dataset
+from tests.mbrl.offline_cases import pendulum_data
 
 TINY = [
     "--env-id",
@@ -92,3 +97,24 @@ def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert "Real environment steps between" in text or "Real steps between fits" in text
     assert "(default: 15)" in text  # the preset's horizon
+
+
+def test_a_process_says_each_warning_once_and_as_a_sentence(tmp_path: Path) -> None:
+    data = pendulum_data(episodes=2, steps=10)
+    file = save_dataset(replace(data, info=DatasetInfo()), tmp_path / "data.hdf5")
+    command = ["train", "bc", "--dataset", str(file), "--total-updates", "2", "--root", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-m", "mbrl", *command], capture_output=True, text=True, check=True)
+    said = [line for line in done.stderr.splitlines() if "action bounds" in line]
+    assert len(said) == 1
+    assert said[0].startswith("warning: action bounds: the dataset does not say them")
+    assert ".py:" not in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    command = [sys.executable, "-m", "mbrl", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141

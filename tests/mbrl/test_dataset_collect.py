@@ -187,6 +187,18 @@ def test_a_place_that_can_not_be_written_to_is_told_before_anything_is_played(
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["data.hdf5"]
 
 
+def test_options_that_can_not_be_written_are_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = "gymnasium.envs.classic_control:PendulumEnv"
+    spec = gym.envs.registration.EnvSpec("NoJson-v0", entry, max_episode_steps=5, kwargs={"g": np.array(9.0)})
+    monkeypatch.setitem(gym.registry, "NoJson-v0", spec)
+    monkeypatch.setattr("mbrl.experiments.collection.play_dataset", None)
+    command = ["dataset", "collect", "random", "--env-id", "NoJson-v0", "--steps", "20"]
+    assert main([*command, "--out", str(tmp_path / "data.hdf5")]) == 2
+    assert "info: expected values that JSON can hold" in capsys.readouterr().err
+
+
 MODULE = """
 import gymnasium as gym
 gym.register("CollectTest-v0", entry_point="gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20)

@@ -218,6 +218,7 @@ def test_without_an_environment_there_is_no_evaluation(
     path = save_dataset(replace(data, info=replace(data.info, env_id=env_id)), tmp_path / "data.hdf5")
     with pytest.warns(UserWarning, match=r"no evaluation: .*; to evaluate, pass --env-id"):
         run = train("bc", path, tmp_path / "runs")
+    assert f"what it is worth on data: mbrl ope {run}" in capsys.readouterr().out
     assert not any("eval/mean_reward" in row for row in read_metrics(run))
     assert main(["evaluate", str(run)]) == 2
     assert "train with --env-id" in capsys.readouterr().err

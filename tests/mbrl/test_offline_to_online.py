@@ -1,5 +1,6 @@
 """Offline to online: what is taken along, a run from a dataset to the real environment, and its interruption."""
 
+import shutil
 from dataclasses import replace
 
 import gymnasium as gym
@@ -57,10 +58,10 @@ def data():
 
 @pytest.fixture(scope="module")
 def trained():
-    """Dataset, agent and ensemble of MOPO."""
+    """Dataset, agent and model of MOPO."""
     dataset = data()
     done = train_mopo(dataset, SAC(*dataset.spaces(), seed=0, config=LEARNER), OFFLINE, seed=0)
-    return dataset, done.policy, done.ensemble
+    return dataset, done.policy, done
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +94,14 @@ def test_policy_data_and_model_go_on_together(trained):
 
 def test_the_first_fit_starts_from_the_model(trained):
     """A fit of one tiny step leaves it nearly where it was, and a fresh one elsewhere."""
-    dataset, agent, ensemble = trained
+    dataset, agent, done = trained
     env = make_env(ENV, as_registered=True)
     config = online_config(OFFLINE, env, ROWS, total_timesteps=2, **FAST)
     config = replace(config, model_lr=1e-9, model_max_steps=1)
-    state = {f"ensemble/{name}": tensor for name, tensor in ensemble.state_dict().items()}
-    weights = ensemble.parameters.weights[0]
+    weights = done.ensemble.parameters.weights[0]
     kept, fresh = (
         train_online(env, agent, dataset, config, model_state=given, seed=1).ensemble.parameters.weights[0]
-        for given in (state, None)
+        for given in (done.model_state, None)
     )
     assert (kept - weights).abs().max() < 1e-6
     assert (fresh - weights).abs().max() > 1e-2
@@ -118,7 +118,7 @@ def test_given_rewards_and_ends_go_on_too():
     dataset = from_buffer(collect(env, RandomPolicy(env.action_space), steps=ROWS, seed=0), DatasetInfo.of(env))
     agent = SAC(*dataset.spaces(), seed=0, config=LEARNER)
     done = train_mopo(dataset, agent, OFFLINE, reward=reward, termination=known.termination)
-    state = {f"ensemble/{name}": tensor for name, tensor in done.ensemble.state_dict().items()}
+    state = done.model_state
     config = online_config(OFFLINE, env, ROWS, total_timesteps=3, **FAST)
     online = train_online(
         env, agent, dataset, config, model_state=state, reward=reward, termination=known.termination, seed=1
@@ -137,7 +137,8 @@ def test_settings_of_model_and_rollouts_stay():
     assert made.rollout_length == Ramp(2, 2)
     assert (made.initial_steps, made.buffer_size, made.update_ratio) == (0, ROWS + 50, 3.0)
     free = OfflineConfig(discount=0.9, batch_size=17)
-    model_free = online_config(free, env, ROWS, total_timesteps=50)
+    model_free = online_config(replace(free, device="cuda"), env, ROWS, total_timesteps=50)
+    assert model_free.device == "cuda"
     assert model_free.members == MBPOConfig().members
     assert (model_free.discount, model_free.batch_size) == (0.9, 17)
     with pytest.raises(ValueError, match="normalize_rewards: expected False"):
@@ -188,6 +189,18 @@ def test_a_run_goes_on_bit_for_bit_from_before_its_first_step(offline_run, tmp_p
     assert set(whole) == set(stopped)
     for name in whole:
         torch.testing.assert_close(whole[name], stopped[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_run_that_was_trained_elsewhere_goes_on_where_it_is_asked_to(offline_run, tmp_path, capsys):
+    there = tmp_path / offline_run.path.name
+    shutil.copytree(offline_run.path, there)
+    run = Run.open(there)
+    run.change({**run.config, "loop": {**run.config["loop"], "device": "nowhere"}})
+    run.keep_changes()
+    command = ["online", str(there), "--total-timesteps", "1", "--root", str(tmp_path / "runs")]
+    assert main(command) == 2
+    assert "device: expected one that is here, such as cpu, got 'nowhere'" in capsys.readouterr().err
+    assert main([*command, "--device", "cpu"]) == 0
 
 
 def test_the_command(offline_run, tmp_path, capsys, monkeypatch):

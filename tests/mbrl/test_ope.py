@@ -14,10 +14,20 @@ from mbrl.data.collect import RandomPolicy, collect
 from mbrl.data.datasets import DatasetError, DatasetInfo, from_buffer, load_dataset, save_dataset
 from mbrl.envs.make import make_env
 from mbrl.experiments.agent_runs import create_agent_run
+from mbrl.experiments.episode import play
 from mbrl.experiments.offline_runs import create_offline_run
-from mbrl.experiments.ope import Choice, Estimate, OPEConfig, choose, evaluate_policy, model_estimate, write_report
+from mbrl.experiments.ope import (
+    Choice,
+    Estimate,
+    OPEConfig,
+    behaviour_value,
+    choose,
+    evaluate_policy,
+    model_estimate,
+    write_report,
+)
 from mbrl.experiments.ope_candidates import load_candidates
-from mbrl.experiments.ope_runs import true_value
+from mbrl.experiments.ope_runs import choices_text, true_value
 from mbrl.experiments.runs import train_run
 from mbrl.learners.behavior_cloning import BehaviorCloningConfig
 from mbrl.learners.dqn import DQNConfig
@@ -32,6 +42,7 @@ from mbrl.pipelines.off_policy_config import OffPolicyConfig
 from mbrl.pipelines.offline_config import OfflineConfig
 from mbrl.pipelines.policy_evaluation import AgentPolicy, model_value
 from mbrl.seeding import generator
+from tests.mbrl.offline_cases import pendulum_data
 from tests.mbrl.tabular_cases import BEHAVIOUR, DISCOUNT, Table, data_of, exact
 
 FAST = OPEConfig(discount=DISCOUNT, fqe=FQEConfig((), 0.02, 0.2, 300, 256, 4))
@@ -51,7 +62,7 @@ def test_unknown_behaviour_leaves_the_other_estimates():
     dataset = data_of(40, 0)
     unknown = type(dataset)(**{**vars(dataset), "log_probs": dataset.log_probs * np.nan})
     found = evaluate_policy(unknown, Table(), OPEConfig(discount=0.9, fqe=FQEConfig((), updates=5, members=2)))
-    assert "too few updates, 5, for this discount: take 120 times as many" in found[1].note
+    assert "too few updates, 5, for this discount: take 600" in found[1].note
     assert [one.name for one in found] == ["data", "fqe", "importance sampling"]
     assert math.isnan(found[-1].value)
     assert "got nan in episode 0, row 0" in str(found[-1])
@@ -157,6 +168,21 @@ def test_choices_and_their_regret():
         choose({})
 
 
+def test_a_choice_by_an_estimator_that_is_not_to_be_believed_is_marked():
+    doubted = {"a": said(3.0), "b": [*said(2.0)[:1], said(2.0)[1]._replace(doubtful=True)]}
+    assert all(one.doubtful for one in choose(doubted))
+    assert "fqe (value) ! " in choices_text(choose(doubted))
+    assert "! says itself of one run" in choices_text(choose(doubted))
+    assert "!" not in choices_text(choose({"a": said(3.0), "b": said(2.0)}))
+
+
+@pytest.mark.parametrize(("discount", "note"), [(0.99, ": 61% of a value comes behind"), (0.9, None)])
+def test_what_lies_behind_the_cuts_of_the_data_is_told(discount, note):
+    """Episodes of 50 steps: 0.99^50 = 0.605, and 0.9^50 = 0.005."""
+    one = behaviour_value(pendulum_data(episodes=2, steps=50), OPEConfig(discount=discount))
+    assert one.note.endswith(f"cut{note}" if note else "of whoever collected them")
+
+
 def test_policies_of_agents():
     """Deterministic ones of discrete actions have probabilities of 0 and 1; of continuous ones no density."""
     box = make_env("Pendulum-v1").observation_space
@@ -185,7 +211,10 @@ def test_settings_are_checked(settings, message):
 def test_reports_hold_no_numbers_that_json_lacks(tmp_path):
     write_report(tmp_path / "x.json", {"a": (math.nan, 1.0), "b": Estimate("e", math.inf, 0.0, 1.0)})
     read = json.loads((tmp_path / "x.json").read_text())
-    assert read == {"a": [None, 1.0], "b": {"name": "e", "value": None, "low": 0.0, "high": 1.0, "note": ""}}
+    assert read == {
+        "a": [None, 1.0],
+        "b": {"name": "e", "value": None, "low": 0.0, "high": 1.0, "note": "", "doubtful": False},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +258,17 @@ def test_the_command_compares_runs(pendulum, capsys, monkeypatch):
     assert report["settings"]["fqe"]["updates"] == 20
     assert report["calibration"]["weight_units"] == "data"
     assert {"fqe", "model"} == {one["estimator"] for one in report["choices"]}
+
+
+def test_what_an_earlier_report_says_of_the_same_policy_stays(pendulum):
+    file, (path, _) = pendulum
+    command = ["ope", str(path), "--dataset", str(file), "--updates", "20", "--no-model", "--discount"]
+    assert main([*command, "0.9", "--episodes", "1"]) == 0
+    first = json.loads((path / "ope.json").read_text())
+    assert main([*command, "0.9"]) == 0
+    assert json.loads((path / "ope.json").read_text())["environment"] == first["environment"]
+    assert main([*command, "0.8"]) == 0  # another value
+    assert "environment" not in json.loads((path / "ope.json").read_text())
 
 
 def test_a_deterministic_policy_is_not_sampled(pendulum, tmp_path, capsys):
@@ -367,13 +407,30 @@ def test_what_is_not_used_is_not_fitted(pendulum, tmp_path, monkeypatch):
     assert len(list(cache.iterdir())) == 1
 
 
+def test_the_model_of_a_run_is_of_its_own_data_and_on_the_cpu(pendulum, tmp_path, capsys):
+    """Whether or not the dataset to evaluate on names an environment, and wherever the run was trained."""
+    file, _ = pendulum
+    data = load_dataset(file)
+    bare = save_dataset(boundless(data), tmp_path / "bare.hdf5")
+    small = {"rollout_every": 5, "rollout_starts": 20, "rollout_length": 1, "batch_size": 8, "eval_every": 0}
+    config = replace(TINY, total_updates=5, checkpoint_every=5, reward="task", **small)
+    for made_of, env_id in ((file, None), (bare, "Pendulum-v1")):
+        run = create_offline_run(tmp_path, made_of, "mopo", config, SACConfig(hidden=(8,)), seed=0, env_id=env_id)
+        train_run(run, progress=False)
+        run.change({**run.config, "loop": {**run.config["loop"], "device": "cuda"}})
+        run.keep_changes()
+        for other in (file, bare):
+            command = ["ope", str(run.path), "--dataset", str(other), "--updates", "20", "--discount", "0.9"]
+            assert main([*command, "--calibration", "--no-model", "--episodes", "1"]) == 0
+            assert "calibration of the run's own model" in capsys.readouterr().out
+            report = json.loads((run.path / "ope.json").read_text())
+            assert report["calibration"]["model"] == "the run's own model"
+
+
 class Endless(gym.Env):
     """A reward of 1 in every step, and no end."""
 
     observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Box(-1, 1, (1,), np.float32)
-
-    def __init__(self, render_mode=None):
-        self.render_mode = render_mode
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -396,3 +453,15 @@ def test_an_environment_without_time_limit_is_played_to_the_horizon(monkeypatch)
     made = true_value(data, agent, OPEConfig(discount=0.9), sampled=False, episodes=1)
     assert made.score == 44
     assert made.value == pytest.approx((1 - 0.9**44) / 0.1)
+
+
+def test_a_simulation_that_diverged_is_no_good_policy(monkeypatch):
+    data, lost = pendulum_data(), iter([False, True])
+    agent = SAC(*data.spaces(), seed=0, hidden=(4,))
+
+    def some_diverge(*args, **kwargs):
+        return play(*args, **kwargs)._replace(diverged=next(lost))
+
+    monkeypatch.setattr("mbrl.experiments.ope_runs.play", some_diverge)
+    made = true_value(data, agent, OPEConfig(discount=0.9), sampled=False, episodes=2)
+    assert (made.score, made.value, made.diverged) == (-math.inf, -math.inf, 1)
