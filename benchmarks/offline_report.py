@@ -1,7 +1,8 @@
 """Tables of results/offline.jsonl: `python -m benchmarks.offline_report`.
 
-A cell is the mean over seeds of the mean of a run's last ten evaluations, with a bootstrap interval of 95 % over seeds;
-beside it the mean over seeds of the best evaluation, which is chosen with hindsight.
+A row is a dataset and how many updates its runs had. A cell is the mean over seeds of the mean of a run's last ten
+evaluations, with a bootstrap interval of 95 % over seeds; beside it the mean over seeds of the best evaluation, which
+is chosen with hindsight.
 """
 
 import json
@@ -50,29 +51,35 @@ def values(records: list[Record]) -> str:
     return f"{np.mean([record['q_mean'] for record in known]):.1f}; {highest}"
 
 
-def _newest() -> dict[tuple[str, int], Record]:
-    """The newest line of every experiment and seed.
+def _updates(record: Record) -> int:
+    return int(record["settings"]["loop"]["total_updates"])
+
+
+def _newest() -> dict[tuple[str, int, int], Record]:
+    """The newest line of every experiment, number of updates, and seed.
 
     Raises:
         ValueError: seeds of an experiment were run with different settings.
     """
     records = [json.loads(line) for line in (RESULTS / "offline.jsonl").read_text().splitlines()]
-    newest = {(record["experiment"], record["seed"]): record for record in records}
-    settings: dict[str, dict[str, Any]] = {}
-    for (experiment, seed), record in newest.items():
+    newest = {(record["experiment"], _updates(record), record["seed"]): record for record in records}
+    settings: dict[tuple[str, int], dict[str, Any]] = {}
+    for (experiment, updates, seed), record in newest.items():
         given = record["settings"]
         now = {**given["loop"], **given["learner"], **record["dataset"]}
         now.pop("model_seed", None)
-        if differences(settings.setdefault(experiment, now), now):  # what only newer lines know had its default before
+        if differences(
+            settings.setdefault((experiment, updates), now), now
+        ):  # what only newer lines know had its default before
             raise ValueError(f"{experiment}: expected the same settings and data for all seeds, seed {seed} has others")
     return newest
 
 
 def main() -> int:
     found: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for (experiment, _), record in sorted(_newest().items()):
+    for (experiment, updates, _), record in sorted(_newest().items()):
         method, _, data = experiment.partition("@")
-        found[data][method].append(record)
+        found[f"{data}, {updates:,} updates"][method].append(record)
     methods = [name for name in METHODS if any(name in cells for cells in found.values())]
     for title, show in (("Return", cell), ("Q on the data: mean; highest, by seed", values)):
         print(f"\n{title}\n\n| | {' | '.join(methods)} |\n|{' --- |' * (len(methods) + 1)}")
