@@ -68,9 +68,8 @@ def _newest() -> dict[tuple[str, int, int], Record]:
         given = record["settings"]
         now = {**given["loop"], **given["learner"], **record["dataset"]}
         now.pop("model_seed", None)
-        if differences(
-            settings.setdefault((experiment, updates), now), now
-        ):  # what only newer lines know had its default before
+        first = settings.setdefault((experiment, updates), now)
+        if differences(first, now):  # what only newer lines know had its default before
             raise ValueError(f"{experiment}: expected the same settings and data for all seeds, seed {seed} has others")
     return newest
 
