@@ -2,9 +2,13 @@
 
 import re
 import runpy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from mbrl.pipelines.mbpo_config import mbpo_preset
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -49,3 +53,14 @@ def test_the_tutorial_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]
     angles = [float(angle) for angle in re.findall(r"angle (-?[\d.]+)", capsys.readouterr().out)]
     assert len(angles) == 3
     assert max(map(abs, angles)) < 0.5
+
+
+def test_the_snippet_of_mbpo_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "mbpo.md").read_text(), re.DOTALL)
+    preset = mbpo_preset("InvertedPendulum-v5")
+    short = {"total_timesteps": 25, "initial_steps": 20, "model_max_steps": 2, "rollout_starts": 50, "eval_every": 0}
+    found = preset._replace(config=replace(preset.config, **short))
+    monkeypatch.setattr("mbrl.pipelines.mbpo_config.mbpo_preset", lambda env_id: found)
+    names: dict[str, Any] = {}
+    exec(compile(block, "docs/mbpo.md", "exec"), names)
+    assert names["result"].steps == 25

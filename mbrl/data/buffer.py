@@ -190,7 +190,8 @@ class ReplayBuffer:
             return first._replace(discount=discount * first.discount)
         window, mask = self._windows(position, n_step)  # [n_step, batch]
         powers = self._discounts(discount, n_step)
-        reward = (self._rows(window).reward * mask * powers[:n_step, None]).sum(0)
+        reward = torch.where(mask, self._rows(window).reward, 0.0)  # holes hold anything
+        reward = (reward * powers[:n_step, None]).sum(0)
         steps = mask.sum(0)
         last = self._rows(window.gather(0, (steps - 1)[None])[0])
         return TransitionBatch(

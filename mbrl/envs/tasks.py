@@ -61,7 +61,8 @@ def task(env: str | gym.Env | gym.vector.VectorEnv) -> Task | None:
         The task; None where the library has none, or where an option (`xml_file`, say) changes what it knows.
     """
     if isinstance(env, str):
-        env_id, kwargs = env.rpartition(":")[2], task_options(env)
+        env_id = env.rpartition(":")[2]
+        kwargs = task_options(env_id)
     else:
         spec = _spec(env)
         if spec is None:

@@ -247,7 +247,7 @@ def _open_loop(
 
 def _error(dynamics: EnsembleDynamics, difference: Tensor) -> Float[Tensor, "rows"]:
     """Root mean squares, on the CPU, in standard deviations of the observation's changes."""
-    scale = dynamics.ensemble.targets.std[: dynamics.ensemble.obs_dim]
+    scale = dynamics.ensemble.target_scale[: dynamics.ensemble.obs_dim]
     return (difference / scale).square().mean(-1).sqrt().double().cpu()
 
 

@@ -164,7 +164,7 @@ class EnsembleDynamics:
         of the standard deviation of the targets in the data, or in raw ones with `normalize_targets=False`. 0 for a
         single member."""
         mean = self._means(state.obs, self.ensemble.encode(action))
-        return (mean.std(0, correction=0) / self.ensemble.targets.std).square().mean(-1).sqrt()
+        return (mean.std(0, correction=0) / self.ensemble.target_scale).square().mean(-1).sqrt()
 
     def difference(self, state: EnsembleState, reference: EnsembleState) -> Float[Tensor, "rows obs"]:
         """The difference of the observations."""

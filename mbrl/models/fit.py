@@ -113,7 +113,7 @@ def fit(
     train, held = train.to(inputs.device), held.to(inputs.device)
     # Refitted on the training part alone: the holdout must not leak into what the networks see.
     scale_in = _normalizer(inputs[train])
-    scale_out = _normalizer(targets[train]) if ensemble.normalize_targets else ensemble.targets
+    scale_out = _normalizer(targets[train]) if ensemble.normalize_targets else _identity(ensemble)
     scaled = Rows(scale_in.normalize(inputs), scale_out.normalize(targets))
 
     trainer = Trainer(ensemble.parameters, ensemble.activation, ensemble.weight_decay, lr)
@@ -135,7 +135,7 @@ def fit(
     best = mse.argsort()[:elites] if len(held) else torch.arange(ensemble.members, device=mse.device)
     pairs = zip(leaves(parameters), leaves(ensemble.parameters), strict=True)
     kept = torch.stack([(new == old).flatten(1).all(1) for new, old in pairs]).all(0)
-    ensemble.replace(parameters, scale_in, scale_out, best)
+    ensemble.replace(parameters, scale_in, _exact(scale_out, targets[train]), best)
     return FitReport(total, math.ceil(total / per_epoch), loss, mse, best, kept)
 
 
@@ -261,6 +261,21 @@ def _columns(ensemble: GaussianEnsemble, batch: TransitionBatch) -> tuple[Tensor
 
 def _normalizer(x: Float[Tensor, "rows columns"]) -> Normalizer:
     return Normalizer(x.shape[1], device=x.device, dtype=x.dtype).fit(x)
+
+
+def _identity(ensemble: GaussianEnsemble) -> Normalizer:
+    return Normalizer(ensemble.out_dim, device=ensemble.device, dtype=ensemble.dtype)
+
+
+def _exact(scale: Normalizer, targets: Float[Tensor, "rows out"]) -> Normalizer:
+    """The scaling with which targets that are the same in all rows are predicted exactly, by a deviation of 0.
+
+    A goal in the observation never changes within an episode. Scaled by 1, what the networks say of its change, and of
+    the noise, would be small but not 0: over a plan the goal would wander, and the reward with it.
+    """
+    still = (targets == targets[0]).all(0)
+    scale.mean, scale.std = torch.where(still, targets[0], scale.mean), scale.std.masked_fill(still, 0.0)
+    return scale
 
 
 def check_holdout(rows: int, holdout: float, max_holdout: int) -> int:

@@ -102,6 +102,12 @@ class GaussianEnsemble:
         """Counts changes of what is predicted: what is derived from the parameters is stale once it has moved."""
         self._folded: Folded | None = None
 
+    @property
+    def target_scale(self) -> Float[Tensor, "out"]:
+        """What errors and disagreement are measured in: standard deviations of the targets in the data that it was
+        fitted to, 1 for those that never change there, and of all where targets are not standardised."""
+        return torch.where(self.targets.std > 0, self.targets.std, 1.0)
+
     def encode(self, action: Tensor) -> Float[Tensor, "*rows act"]:
         """Actions in the ensemble's type and on its device; discrete ones [*rows] one-hot (others than 0 to
         action_dim - 1 become zeros: `fit` and the first step of `EnsembleDynamics` check them).

@@ -79,7 +79,7 @@ def penalty_function(
 
     def penalty(prediction: Prediction) -> Tensor:
         seen = Prediction(prediction.mean[..., :outputs], prediction.std[..., :outputs])
-        return weight * function(seen, ensemble.targets.std[:outputs] if units == "data" else None)
+        return weight * function(seen, ensemble.target_scale[:outputs] if units == "data" else None)
 
     return penalty
 

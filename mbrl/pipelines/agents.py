@@ -188,12 +188,12 @@ class Agent:
         return loaded
 
     def experience(self, capacity: int, num_envs: int) -> ReplayBuffer:
-        """The buffer of what it is trained on, made where there is none yet.
+        """The buffer of what it is trained on, made where there is none yet, or an empty one.
 
         Raises:
             ValueError: there is one, of another size.
         """
-        if self.buffer is None:
+        if self.buffer is None or not len(self.buffer):
             obs_dim, action_dim = self.sizes
             self.buffer = ReplayBuffer(
                 capacity, obs_dim, action_dim, num_envs=num_envs, device=self.device, dtype=self.learner.dtype

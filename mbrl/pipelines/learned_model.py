@@ -217,7 +217,7 @@ class LearnedModel:
         elites = len(self.ensemble.elites)
         g = generator(self.seed, "diagnose", number, device=self.agent.device)
         report = open_loop_report(
-            EnsembleDynamics(self.ensemble, reward=_nothing),
+            transitions_of(self.ensemble),
             rows,
             episodes,
             horizons=horizons,
@@ -258,6 +258,11 @@ class LearnedModel:
         self.ensemble.load_state_dict(part(state, "ensemble"))
         if self._learned_ends is not None:
             self._learned_ends.load_state_dict(part(state, "ends"))
+
+
+def transitions_of(ensemble: GaussianEnsemble) -> EnsembleDynamics:
+    """The ensemble's transitions alone, sampled in full precision, which diagnostics are about."""
+    return EnsembleDynamics(ensemble, reward=_nothing)
 
 
 def sampled_actions(agent: Agent, obs: Tensor, generator: Generator) -> Tensor:

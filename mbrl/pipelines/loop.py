@@ -72,8 +72,9 @@ class Loop(Generic[Count]):
         episodes: all that ended since training began, or since it was resumed.
 
     Raises:
-        ValueError: the environment is not supported, has another number than `num_envs` or spends steps on resets, or
-            the checkpoint's settings are others and the recorder does not accept that, or they do not fit it.
+        ValueError: the environment is not supported, has another number than `num_envs` or spends steps on resets; the
+            checkpoint's settings are others and the recorder does not accept that, or they do not fit it; or there is
+            none, and the agent has had as many steps as are asked for already.
     """
 
     def __init__(
@@ -101,6 +102,11 @@ class Loop(Generic[Count]):
             count, seed=seed, columns=columns, parts={"buffer": buffer, **parts}, settings=settings, recorder=recorder
         )
         checkpoint = self._books.restore()
+        if checkpoint is None and count.steps >= config.total_timesteps:
+            raise ValueError(
+                f"total_timesteps: expected more than the {count.steps} steps that the agent has had, which count, got "
+                f"{config.total_timesteps}"
+            )
         # Whoever goes on without the environments' state must not play the first episodes again.
         key = (count.steps,) if count.steps else ()
         self.collector = Collector(env, seed=derive(seed, "environment", *key) % 2**31)

@@ -155,6 +155,11 @@ def _check_schedule(env: gym.Env | gym.vector.VectorEnv, agent: Agent, config: M
             f"rollout_length: expected rollouts within an episode, which ends after {limit} steps, got "
             f"{config.rollout_length.last}"
         )
+    if config.targets != "td" and getattr(agent.config, "subset", None) is not None:
+        raise ValueError(
+            f"subset: expected None with targets={config.targets!r}, which are those of all critics, got "
+            f"{agent.config.subset}"
+        )
     if config.targets != "td" and not hasattr(agent.learner, "valued_actions"):
         raise ValueError(
             f"targets: expected 'td' with {type(agent).__name__}, whose critics can't be asked, got {config.targets!r}"

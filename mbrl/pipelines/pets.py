@@ -9,6 +9,7 @@ Source: Chua et al. (2018), https://arxiv.org/abs/1805.12114. docs/pets.md lists
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from mbrl.envs.tasks import verify
 from mbrl.models.diagnostics import open_loop_report
 from mbrl.models.fit import fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
+from mbrl.pipelines.learned_model import transitions_of
 from mbrl.pipelines.loop import Loop, valid_rows
 from mbrl.pipelines.pets_agent import PETSAgent, single_spaces
 from mbrl.pipelines.pets_config import PETSConfig
@@ -123,6 +125,12 @@ class _Memory:
         """The state; after a restore it gets the structure of a blank one, and goes where that is."""
         if self._stored:
             made = blank()
+            if [x.shape for x in self._stored] != [x.shape for x in leaves(made)]:
+                warnings.warn(
+                    "policy: planning starts afresh, for the checkpoint's plans are of other settings", stacklevel=4
+                )
+                self._stored = []
+                return None
             stored = (tensor.to(like.device) for tensor, like in zip(self._stored, leaves(made), strict=True))
             self.state, self._stored = with_leaves(made, stored), []
         return self.state
@@ -218,7 +226,7 @@ class _PETS:
         batch, episodes = self.buffer.all(), self.buffer.episode_ids()
         unseen = slice(self.count.fitted_rows, None)
         report = open_loop_report(
-            self.agent.dynamics,
+            transitions_of(self.agent.ensemble),
             TransitionBatch(*(x[unseen] for x in batch)),
             episodes[unseen],
             horizons=self.config.diagnostic_horizons,

@@ -148,4 +148,4 @@ PRESETS: dict[str, PETSConfig] = {
 
 def preset(env_id: str) -> PETSConfig:
     """The preset of an environment; the defaults where there is none."""
-    return PRESETS.get(env_id, PETSConfig())
+    return PRESETS.get(env_id.rpartition(":")[2], PETSConfig())

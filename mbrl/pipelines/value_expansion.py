@@ -60,7 +60,8 @@ class Expansion:
     def __call__(self, batch: TransitionBatch, state: Any, *, generator: Generator) -> TransitionBatch:
         """The batch with its targets as rewards, and discounts of 0: what is learned from it is the target alone.
 
-        Where the model says something that is not finite, the target is the one without a model, T_0.
+        Where the model says something that is not finite, the target is the one without a model, T_0; STEVE's is the
+        mean of it over critics and copies.
 
         Args:
             batch: transitions [rows, ...], with their discounts.

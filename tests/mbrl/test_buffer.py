@@ -144,6 +144,16 @@ def test_three_step_returns_by_hand():
     assert got == table
 
 
+def test_what_a_hole_holds_is_in_no_return():
+    """Steps of a simulation that diverged may be anything."""
+    buffer = ReplayBuffer(4, 2, 1, dtype=torch.float64)
+    for kind, reward in (("step", 1.0), ("hole", math.nan), ("step", 2.0), ("step", 3.0)):
+        batch, valid = batch_of([reward], [kind])
+        buffer.extend(batch, None if valid.all() else valid)
+    rewards = buffer.sample(50, generator=generator(0), discount=1.0, n_step=3).reward
+    assert set(rewards.tolist()) == {1.0, 5.0, 3.0}
+
+
 def test_every_transition_is_equally_likely():
     buffer = filled([("step", "hole"), ("step", "step"), ("step", "step")], 2)  # 4 transitions survive
     drawn = buffer.sample(8000, generator=generator(3)).reward

@@ -9,9 +9,11 @@ from torch.nn import functional
 
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.models import trainer as training
+from mbrl.models.ensemble_dynamics import EnsembleDynamics
 from mbrl.models.fit import Rows, _Batches, _split, _train_until_stale, fit
 from mbrl.models.gaussian_ensemble import GaussianEnsemble
 from mbrl.models.network import forward
+from mbrl.models.penalties import penalty_function
 from mbrl.models.trainer import Trainer
 from mbrl.seeding import generator
 from mbrl.types import TransitionBatch
@@ -300,6 +302,31 @@ def test_constant_columns_do_no_harm() -> None:
     mean, std = ensemble.predict(still.obs, still.action)
     assert mean.isfinite().all()
     assert std.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"normalize_targets": False}, {"deterministic": True}])
+def test_what_never_changes_is_predicted_to_stay(settings: dict[str, bool]) -> None:
+    """A goal in the observation, another one in each episode, over a plan: it does not wander."""
+    batch = linear(dtype=torch.float32)
+    batch = batch._replace(next_obs=torch.stack([batch.obs[:, 0], batch.next_obs[:, 1]], -1))
+    ensemble = GaussianEnsemble(2, 1, hidden=(16,), members=3, **settings)
+    fit(ensemble, batch, seed=0, steps=20)
+    prediction = ensemble.predict(batch.obs, batch.action)
+    assert not prediction.mean[..., 0].any()
+    assert not prediction.std[..., 0].any()
+    assert prediction.mean[..., 1].std() > 0.01
+    again = GaussianEnsemble(2, 1, hidden=(16,), members=3, **settings)
+    again.load_state_dict(ensemble.state_dict())
+    penalty = penalty_function("pairwise", ensemble, weight=1.0, units="raw" if settings else "data")
+    dynamics = EnsembleDynamics(again, reward=lambda obs, action, next_obs: obs[:, 0], penalty=penalty)
+    for made in (dynamics, EnsembleDynamics(again, reward=dynamics.reward)):  # asks all members, or one each
+        g = generator(0)
+        state = made.assign(made.reset(batch.obs[:60]), 3, generator=g)
+        for _ in range(25):
+            state, step = made.step(state, batch.action[:60], generator=g)
+            assert step.reward.isfinite().all()
+        assert torch.equal(state.obs[:, 0], batch.obs[:60, 0])
+        assert made.uncertainty(state, batch.action[:60]).isfinite().all()
 
 
 def test_networks_without_a_variance_are_scored_on_a_holdout() -> None:

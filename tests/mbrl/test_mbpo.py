@@ -117,6 +117,13 @@ def test_a_models_error_is_in_units_of_all_rows() -> None:
     torch.testing.assert_close(error(10.0), error(1.0))
 
 
+def test_targets_of_all_critics_are_refused_for_a_learner_of_some() -> None:
+    env = gym.make("InvertedPendulum-v5")
+    agent = make_agent(env, critics=3, subset=2)
+    with pytest.raises(ValueError, match="subset: expected None with targets='mve', which are those of all"):
+        train_mbpo(env, agent, replace(TINY, targets="mve"))
+
+
 def test_the_seed_decides_everything_and_counts_are_exact(result: MBPOResult) -> None:
     memory = Memory()
     again = train(recorder=memory)

@@ -40,6 +40,17 @@ def test_the_seed_decides_everything_and_updates_are_counted(algorithm: str) -> 
     assert len(one.buffer) == TINY.buffer_size
 
 
+def test_an_agent_that_has_had_all_steps_is_told_so_and_may_begin_again_after_a_mistake() -> None:
+    env = gym.make("Pendulum-v1")
+    agent = SAC(env.observation_space, env.action_space, seed=0, hidden=(8,))
+    with pytest.raises(ValueError, match="num_envs: expected 1, as env has, got 4"):
+        train_off_policy(env, agent, replace(TINY, num_envs=4))
+    train_off_policy(env, agent, TINY)  # with a buffer for one environment
+    with pytest.raises(ValueError, match="total_timesteps: expected more than the 60 steps that the agent has had"):
+        train_off_policy(env, agent, TINY)
+    assert train_off_policy(env, agent, replace(TINY, total_timesteps=61)).steps == 61
+
+
 @ALL
 def test_several_environments_learn_as_much_a_step(algorithm: str) -> None:
     env_id = KINDS[algorithm][0]

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from mbrl.envs.make import make_env
 from mbrl.envs.tasks import task
+from mbrl.models.diagnostics import open_loop_report
 from mbrl.pipelines.pets import _PETS, train_pets
 from mbrl.pipelines.pets_agent import PETSAgent
 from mbrl.pipelines.pets_config import PETSConfig, preset
 from mbrl.pipelines.recorder import NullRecorder
 from mbrl.types import TransitionBatch
 from planners.rows import leaves, map_rows
+from tests.mbrl.memory import Memory
 
 TINY = PETSConfig(
     total_timesteps=60,
@@ -99,6 +101,28 @@ def test_one_round_fits_once() -> None:
     rows = Rows()
     train_pets(make_env("InvertedPendulum-v5"), replace(TINY, fit_every=1000), seed=0, recorder=rows)
     assert len(rows.values("model/train_loss")) == 1
+
+
+def test_a_run_that_goes_on_with_another_horizon_plans_afresh() -> None:
+    first, env = Memory(), make_env("InvertedPendulum-v5")
+    train_pets(env, TINY, seed=0, recorder=first, stop_now=iter([False] * 40 + [True]).__next__)
+    rest = Memory(first.saved[-1], accept=True)
+    with pytest.warns(UserWarning, match="policy: planning starts afresh"):
+        result = train_pets(env, replace(TINY, horizon=8), seed=0, recorder=rest)
+    assert result.steps == 60
+
+
+def test_diagnoses_are_those_of_the_sampled_model_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However plans are made: particles of an expectation are all one, and their interval is empty."""
+    seen: list[Any] = []
+
+    def watched(dynamics: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append((dynamics.propagation, dynamics.precision))
+        return open_loop_report(dynamics, *args, **kwargs)
+
+    monkeypatch.setattr("mbrl.pipelines.pets.open_loop_report", watched)
+    train_pets(make_env("InvertedPendulum-v5"), replace(TINY, propagation="expectation"), seed=0)
+    assert set(seen) == {("ts_inf", "full")}
 
 
 def test_the_seed_decides_everything() -> None:

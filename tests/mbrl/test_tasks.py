@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from mbrl.envs import Task, make_env, simulator, task, true_model, verify
+from mbrl.pipelines.pets_config import PETSConfig
+from mbrl.pipelines.pets_config import preset as pets_preset
 from mbrl.types import TransitionBatch
 from planners import FunctionDynamics
 from planners.simulator import Simulator
@@ -140,6 +142,15 @@ def test_without_x_the_reward_is_unknown_and_the_end_is_not() -> None:
     assert batch.terminated.any()
     verify(known, batch)
     assert task("Hopper-v5").ignored_inputs == (0,)  # as make_env makes it
+
+
+def test_an_id_with_its_module_is_the_same_task() -> None:
+    known = task("gymnasium.envs.mujoco:HalfCheetah-v5")
+    assert known is not None
+    assert known.reward is not None
+    assert (
+        pets_preset("gymnasium.envs.mujoco:InvertedPendulum-v5") == pets_preset("InvertedPendulum-v5") != PETSConfig()
+    )
 
 
 def test_what_the_library_does_not_know() -> None:
