@@ -4,7 +4,7 @@
 that makes a `Dynamics` of plain functions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -97,12 +97,15 @@ class FunctionDynamics:
         noise: `next_obs = mean + noise(obs, action, generator)` -> [rows, obs]; None: the transition is deterministic.
         derivatives: where planners need them, "autodiff" by torch, or "differences" of the functions, for functions
             that torch can't differentiate.
+        dtype: of the observations that `reset` is given, in which plans are made: torch.float32 for networks, where
+            observations are float64 as MuJoCo's. None: as they come.
+        device: where the functions live, likewise.
 
     The functions are called with all rows at once. What they return is checked at the first step: later steps trust it.
 
     Raises:
-        ValueError: a function returned the wrong shape or type, or can't be differentiated where that was asked; the
-            message names it.
+        ValueError: a function returned the wrong shape or type, wrote into what it was given, or can't be
+            differentiated where that was asked; the message names it.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class FunctionDynamics:
         noise: Noise | None = None,
         *,
         derivatives: Literal["autodiff", "differences"] = "autodiff",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         if derivatives not in ("autodiff", "differences"):
             raise ValueError(f'derivatives: expected "autodiff" or "differences", got {derivatives!r}')
@@ -121,6 +126,7 @@ class FunctionDynamics:
         self.termination = termination
         self.noise = noise
         self.derivatives = derivatives
+        self.dtype, self.device = dtype, device
         self._checked = False
         self._differentiable = False
 
@@ -132,7 +138,7 @@ class FunctionDynamics:
     def reset(self, obs: Float[Tensor, "rows obs"]) -> Tensor:
         if obs.dim() != 2:
             raise ValueError(f"obs: expected shape [rows, obs], got {list(obs.shape)}; a single one is obs[None]")
-        return obs
+        return obs.to(device=self.device, dtype=self.dtype)
 
     def observe(self, state: Tensor) -> Tensor:
         return state
@@ -142,9 +148,11 @@ class FunctionDynamics:
 
     def step(self, state: Tensor, action: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Step]:
         checked, rows = self._checked, state.shape[:1]
+        given = () if checked else (state.clone(), action.clone())
         next_state = self.transition(state, action)
         if not checked:  # before the other functions read it, so that the message names the right one
             check_result("transition", next_state, state.shape, state.dtype)
+            _check_untouched("transition", given, (state, action))
         if self.noise is not None and generator is not None:
             noise = self.noise(state, action, generator)
             check_result("noise", noise, state.shape, state.dtype)
@@ -155,6 +163,7 @@ class FunctionDynamics:
         if not checked:
             check_result("reward", reward, rows, state.dtype)
             check_result("termination", terminated, rows, torch.bool)
+            _check_untouched("reward, termination or noise", given, (state, action))
             self._checked = True
         return next_state, Step(next_state, reward, terminated)
 
@@ -199,6 +208,12 @@ class FunctionDynamics:
             check_differentiable("transition", self.transition, state, action)
             check_differentiable("reward", self.reward, state, action, next_state, constant=True)
             self._differentiable = True
+
+
+def _check_untouched(name: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> None:
+    """A function that works in place would write into states that others still need."""
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, now, strict=True)):
+        raise ValueError(f"{name}: expected a new tensor, got one that was written into the state or action given")
 
 
 def _no_ends(rows: Tensor) -> Bool[Tensor, "rows"]:

@@ -43,6 +43,8 @@ class FiniteMDP:
         for name, table in (("reward", self.reward), ("terminated", self.terminated)):
             if table is not None and table.shape != shape:
                 raise ValueError(f"{name}: expected shape {list(shape)} as probability has, got {list(table.shape)}")
+        if self.reward.dtype != self.probability.dtype:
+            raise ValueError(f"reward: expected {self.probability.dtype}, as probability has, got {self.reward.dtype}")
         sums = self.probability.double().sum(2)
         if bool((self.probability < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=1e-6):
             raise ValueError("probability: expected numbers from 0 that sum to 1 over the last axis")
@@ -100,7 +102,8 @@ class FiniteMDP:
             next_state = (total <= luck * total[:, -1:]).sum(1)
         elif bool((chances.amax(1) < 1 - 1e-9).any()):
             raise ValueError(
-                "generator: this model is stochastic and has no mean transition; plan with stochastic=True"
+                "generator: this model is stochastic and has no mean transition; plan with stochastic=True, in "
+                "an evaluator's rollouts too: Rollouts(..., stochastic=True)"
             )
         else:
             next_state = chances.argmax(1)

@@ -147,6 +147,7 @@ class ILQR:
         if not self.feedback:
             return action
         dynamics: Any = problem.dynamics
+        state = dynamics.assign(state, 1, generator=torch.Generator(age.device).manual_seed(0))  # as plans are made
         nominal = map_rows(lambda x: x[rows, age], plan.info.states)
         change = plan.info.gains[rows, age] @ dynamics.difference(state, nominal).double()[:, :, None]
         corrected = action + torch.where(change.isfinite(), change, 0.0)[:, :, 0]

@@ -16,7 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from planners.lqr_inputs import Terms, arrange, check_costs, check_discount, check_semidefinite, read, shapes, symmetric
+from planners.lqr_inputs import (
+    Terms,
+    arrange,
+    check_costs,
+    check_discount,
+    check_semidefinite,
+    read,
+    rounding,
+    shapes,
+    symmetric,
+)
 
 TOLERANCE = 2.0**-26
 """The root of the precision: how far rounding moves the eigenvalues of a double one. A closed loop this close to the
@@ -91,8 +101,9 @@ def lqr(
     check_discount(discount)
     given = {"A": A, "B": B, "c": c, "Q": Q, "R": R, "N": N, "q": q, "r": r, "W": W}
     terms, P, p, single = arrange(given, {"P_final": P_final, "p_final": p_final}, horizon)
-    check_costs(terms)
-    check_semidefinite("P_final", P)
+    rounded = rounding(*given.values(), P_final)
+    check_costs(terms, rounded)
+    check_semidefinite("P_final", P, rounded)
     s = p.new_zeros(len(p))
     gains, costs = [], [(P, p, s)]
     for t in reversed(range(terms.A.shape[1])):
@@ -137,7 +148,7 @@ def lqr_infinite(
     parts = {name: read(name, x, shape[name], A.device) for name, x in given.items()}
     batch = torch.broadcast_shapes(*(x.shape[:-2] for x in parts.values()))
     terms = Terms(**{name: x.expand(*batch, *shape[name]) for name, x in parts.items()})
-    check_costs(terms)
+    check_costs(terms, rounding(*given.values()))
     A, B = discount**0.5 * terms.A, discount**0.5 * terms.B
     matrices = [x.detach().reshape(-1, *x.shape[-2:]).cpu().numpy() for x in (A, B, terms.Q, terms.R, terms.N)]
     P = torch.from_numpy(np.stack([_solve_are(*element) for element in zip(*matrices, strict=True)])).to(A).view_as(A)

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-13
+"""Of eigenvalues in float64, beside the largest."""
+
 
 class Terms(NamedTuple):
     """Dynamics and cost of a step, or of all of them."""
@@ -101,7 +104,12 @@ def check_discount(discount: float) -> None:
         raise ValueError(f"discount: expected a number in (0, 1], got {discount}")
 
 
-def check_costs(terms: Terms) -> None:
+def rounding(*given: Tensor | None) -> float:
+    """The relative rounding of the coarsest argument."""
+    return max((torch.finfo(x.dtype).eps for x in given if x is not None and x.is_floating_point()), default=0.0)
+
+
+def check_costs(terms: Terms, rounded: float) -> None:
     lowest, where = _lowest_eigenvalue(terms.R)
     if not lowest > 0:
         raise ValueError(
@@ -110,12 +118,12 @@ def check_costs(terms: Terms) -> None:
         )
     stage = torch.cat([torch.cat([terms.Q, terms.N], -1), torch.cat([terms.N.mT, terms.R], -1)], -2)
     name = "Q, N" if bool((terms.N != 0).any()) else "Q"
-    check_semidefinite(name, stage)
-    check_semidefinite("W", terms.W)
+    check_semidefinite(name, stage, rounded)
+    check_semidefinite("W", terms.W, rounded)
 
 
-def check_semidefinite(name: str, matrix: Tensor) -> None:
-    lowest, where = _lowest_eigenvalue(matrix)
+def check_semidefinite(name: str, matrix: Tensor, rounded: float) -> None:
+    lowest, where = _lowest_eigenvalue(matrix, max(_ROUNDING, 4 * rounded * matrix.shape[-1]))
     if lowest < 0:
         what = {"Q, N": "[[Q, N], [N', R]]", "Q": "Q"}.get(name, name)
         advice = "a covariance has no negative one" if name == "W" else "for costs that are not convex, use ILQR"
@@ -124,11 +132,11 @@ def check_semidefinite(name: str, matrix: Tensor) -> None:
         )
 
 
-def _lowest_eigenvalue(matrix: Tensor) -> tuple[float, str]:
+def _lowest_eigenvalue(matrix: Tensor, rounded: float = _ROUNDING) -> tuple[float, str]:
     """The lowest eigenvalue of all matrices, 0 where rounding may have made it, and where it is."""
     values = torch.linalg.eigvalsh(matrix.detach())
     lowest, scale = values[..., 0], values.abs().amax(-1)
-    lowest = torch.where(lowest.abs() <= 1e-13 * scale, 0.0, lowest)
+    lowest = torch.where(lowest.abs() <= rounded * scale, 0.0, lowest)
     at = int(lowest.argmin())
     index = np.unravel_index(at, lowest.shape)
     return float(lowest.flatten()[at]), f" at {[int(i) for i in index]}" if lowest.numel() > 1 else ""

@@ -78,14 +78,14 @@ class MPC:
         on_invalid: Literal["raise", "hold"] = "raise",
     ) -> None:
         horizon = getattr(planner, "horizon", None)
-        if replan_every < 1 or (horizon is not None and replan_every > horizon):
+        if not is_whole(replan_every) or replan_every < 1 or (horizon is not None and replan_every > horizon):
             raise ValueError(f"replan_every: expected 1 to the planner's horizon of {horizon}, got {replan_every}")
         if not (is_whole(seed) and seed >= 0):
             raise ValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
         if deadline_ms is not None and not deadline_ms > 0:
             raise ValueError(f"deadline_ms: expected a positive number of milliseconds, or None, got {deadline_ms}")
-        if delay < 0:
-            raise ValueError(f"delay: expected 0 steps or more, got {delay}")
+        if not (is_whole(delay) and delay >= 0):
+            raise ValueError(f"delay: expected 0 steps or more, a whole number, got {delay!r}")
         if on_invalid not in ("raise", "hold"):
             raise ValueError(f'on_invalid: expected "raise" or "hold", got {on_invalid!r}')
         self.planner = planner
@@ -140,10 +140,11 @@ class MPC:
         rows = torch.as_tensor(np.asarray(obs))
         if not rows.is_floating_point():
             rows = rows.to(torch.get_default_dtype())
+        rows = rows[None] if rows.dim() == 0 else rows  # the number of a state
         single = rows.dim() == 1
         start = self.problem.dynamics.reset(rows.unsqueeze(0) if single else rows)
         action, state = self.predict_from(start, state, episode_start)
-        array = action.cpu().numpy()
+        array = action.cpu().numpy().copy()
         return (array[0] if single else array), state
 
     @torch.no_grad()
@@ -163,7 +164,8 @@ class MPC:
             need, plan, age = fresh, None, torch.zeros(len(like), dtype=torch.long, device=like.device)
         else:
             plan, age = state.plan, state.age
-            need = fresh | (age >= self.replan_every) | (age >= getattr(plan.info, "length", self.replan_every))
+            length = getattr(plan.info, "length", self.replan_every)
+            need = fresh | ~plan.valid | (age >= self.replan_every) | (age >= length)
         if plan is None or need.any():
             made = self._plan(start, memory, generator, began)
             plan = made if plan is None else where_rows(need, made, plan)
@@ -173,7 +175,7 @@ class MPC:
         action = self._choose(plan, age, start, last, fresh)
         memory = self.planner.advance(self.problem, memory, action, start)
         ticks = torch.full((len(like),), tick + 1, dtype=torch.long, device=like.device)
-        state = MPCState(memory, plan, age + 1, action, queue, ticks)
+        state = MPCState(memory, plan, age + 1, action.clone(), queue, ticks)  # the caller may write into the action
         if self.delay == 0:
             return action, state
         return queue[:, 0], state._replace(queue=torch.cat([queue[:, 1:], action.unsqueeze(1)], dim=1))

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from planners.checks import check_sizes
 from planners.dynamics import Dynamics, Step
 from planners.risk import Risk, mean
 from planners.rows import repeat_rows
@@ -43,8 +44,9 @@ class Problem:
     def __post_init__(self) -> None:
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount: expected a number in (0, 1], got {self.discount}")
-        if self.particles < 1:
-            raise ValueError(f"particles: expected at least 1, got {self.particles}")
+        check_sizes(particles=self.particles)
+        if not hasattr(self.dynamics, "step"):
+            raise ValueError(f"dynamics: expected a model, got {self.dynamics}; wrap functions as FunctionDynamics")
 
 
 class Evaluation(NamedTuple):
@@ -103,6 +105,7 @@ def evaluate_plans(
     scores = problem.risk(returns, valid)
     if scores.shape != shape[:2]:
         raise ValueError(f"risk: expected scores of shape {list(shape[:2])}, got {list(scores.shape)}")
+    scores = scores.to(actions.dtype)  # rewards and terminal values may be finer
     valid = valid.all(-1) & scores.isfinite()
     return Evaluation(torch.where(valid, scores, -torch.inf), valid)
 

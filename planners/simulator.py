@@ -298,10 +298,9 @@ class Simulator:
             ("outcome's terminated", terminated, (rows,), torch.bool),
             ("observe", obs, tuple(state.obs.shape), torch.float64),
         ):
-            if tuple(value.shape) != shape or value.dtype != dtype:
-                raise ValueError(
-                    f"{name}: expected {dtype} of shape {list(shape)}, got {value.dtype} {list(value.shape)}"
-                )
+            what = f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != dtype:
+                raise ValueError(f"{name}: expected {dtype} of shape {list(shape)}, got {what}")
         self._checked = True
 
 

@@ -143,6 +143,10 @@ class NativeSearch:
         self.functions = functions
         batch, actions = tree.child.shape[0], tree.child.shape[2]
         self.arrays = arrays_of(tree)
+        if tree.states.dtype != torch.float64:  # compiled code compares what it computes with what is stored
+            raise ValueError(
+                f"start: expected states in float64, as NativeDynamics.reset makes them, got {tree.states.dtype}"
+            )
         self.states = tree.states.numpy()
         self.leaf = kernels.LeafArrays(
             reward=np.zeros(batch),

@@ -15,7 +15,7 @@ All three take these arguments:
                  of every simulation, and each one that occurs becomes a node of its own.
     reuse        keep what was found below the executed action for the next plan.
     capacity     nodes that a tree has room for; what finds none is evaluated and counted but not stored. None: 4 times
-                 the simulations where subtrees are reused, else as many as the simulations.
+                 the simulations where subtrees are reused, else room for all of them.
     compiled     True: select and back up in code compiled by numba (on the CPU); False: on tensors. The statistics are
                  the same. None: compiled where numba is installed and the states are on the CPU.
 
@@ -62,10 +62,10 @@ class TreeSearch(Protocol):
 
     @property
     def nodes(self) -> int:
-        """Room of a tree."""
+        """Room of a tree: for the root and every simulation, and one that stays free where nothing was left out."""
         if self.capacity is not None:
             return self.capacity
-        return 1 + self.simulations * (4 if self.reuse else 1)
+        return 2 + self.simulations * (4 if self.reuse else 1)
 
     def init(self, problem: Problem, start: Any, *, generator: Generator) -> SearchMemory:
         return start_memory(self, start)

@@ -18,15 +18,16 @@ def decide(rule: Rule, memory: SearchMemory, root: Root, best: Tensor | None, do
         best: Q of the root's actions, to choose by them; None: choose by visits.
     """
     edges = edges_of(memory.tree, torch.zeros_like(memory.choice))
+    favourite = _favourite(edges)
     if best is not None and done:
         tried = edges.mask & (edges.visits > 0)
-        return (memory.tree.sign[:, :1] * best).masked_fill(~tried, -torch.inf).argmax(1)
+        chosen = (memory.tree.sign[:, :1] * best).masked_fill(~tried, -torch.inf).argmax(1)
+        return torch.where(tried.any(1), chosen, favourite)  # nothing else is known where all that was tried is invalid
     if rule.kind == GUMBEL and done:
         since = torch.where(edges.mask, edges.visits - root.base, NONE)
         most = since == since.amax(1, keepdim=True)
         scores = root.noise + edges.logits + sigma(rule, edges)
         return scores.masked_fill(~most, -torch.inf).argmax(1)
-    favourite = _favourite(edges)
     return favourite if done else torch.where(memory.choice >= 0, memory.choice, favourite)
 
 

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from planners.checks import check_sizes
+
 Order = Literal["zero", "linear", "cubic"]
 
 
@@ -38,6 +40,7 @@ class Knots:
         if self.order not in ("zero", "linear", "cubic"):
             raise ValueError(f'order: expected "zero", "linear" or "cubic", got {self.order!r}')
         least = 1 if self.order == "zero" else 2
+        check_sizes(count=self.count)
         if self.count < least:
             raise ValueError(f"count: expected at least {least} knots for order {self.order!r}, got {self.count}")
 

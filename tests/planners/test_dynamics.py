@@ -1,9 +1,10 @@
 """`FunctionDynamics` at its border, and expansions against derivatives worked out by hand."""
 
+import numpy as np
 import pytest
 import torch
 
-from planners import FunctionDynamics, Problem, evaluate_plans
+from planners import MPC, Box, FunctionDynamics, Problem, RandomShooting, evaluate_plans
 from planners.derivatives import expand_autodiff
 from planners.testing import check_smooth
 
@@ -149,3 +150,28 @@ def test_the_laws_of_smooth_models_notice_a_wrong_tangent_space():
 def test_the_laws_of_smooth_models_need_float64():
     with pytest.raises(ValueError, match="action: expected float64"):
         check_smooth(pendulum(), X.float(), U.float())
+
+
+@pytest.mark.parametrize("name", ["transition", "reward, termination or noise"])
+def test_a_function_that_works_in_place_is_named(name):
+    """All steps of a plan would be the same tensor, and the caller's observation be written over."""
+
+    def in_place(x, *others):
+        x += 1.0
+        return x if name == "transition" else x.sum(-1)
+
+    functions = (in_place, reward) if name == "transition" else (transition, in_place)
+    planner = RandomShooting(Box(-1.0, 1.0, dim=1), horizon=3, population=8)
+    with pytest.raises(ValueError, match=f"^{name}: expected a new tensor, got one that was written into"):
+        MPC(planner, Problem(FunctionDynamics(*functions))).act(np.zeros(2))
+
+
+def test_a_network_may_say_in_which_type_it_computes():
+    network = torch.nn.Linear(3, 2)
+
+    def moved(x, u):
+        return network(torch.cat([x, u], -1))
+
+    planner = RandomShooting(Box(-1.0, 1.0, dim=1), horizon=3, population=8)
+    model = FunctionDynamics(moved, lambda x, u, n: n.sum(-1), dtype=torch.float32, device="cpu")
+    assert MPC(planner, Problem(model)).act(np.zeros(2)).dtype == np.float32  # from float64

@@ -259,6 +259,23 @@ def test_feedback_holds_an_unstable_system_between_replans() -> None:
     assert end[1] > 0.6
 
 
+def test_feedback_is_about_the_state_that_was_planned_from() -> None:
+    """A model whose `assign` deals a hidden part: at the state of the plan, the action is the plan's."""
+
+    class Dealt(FunctionDynamics):
+        def assign(self, state: Tensor, particles: int, *, generator: torch.Generator) -> Tensor:
+            return torch.cat([state[:, :2], torch.full_like(state[:, 2:], 1.5)], -1)
+
+    def moved(x: Tensor, u: Tensor) -> Tensor:
+        return torch.cat([x[:, :1] + 0.1 * x[:, 1:2], x[:, 1:2] + 0.1 * u / x[:, 2:], x[:, 2:]], -1)
+
+    problem = Problem(Dealt(moved, lambda x, u, n: -(n[:, :2] ** 2).sum(-1) - 0.01 * u[:, 0] ** 2))
+    planner, start = ILQR(Box(-9.0, 9.0, dim=1), horizon=20), torch.tensor([[1.0, 0.0, 0.7]], dtype=torch.float64)
+    plan = planner.plan(problem, start, planner.init(problem, start, generator=generator()), generator=generator())
+    action = planner.action(problem, plan, torch.zeros(1, dtype=torch.long), start)
+    torch.testing.assert_close(action, plan.actions[:, 0])
+
+
 def test_feedback_stays_in_the_box_and_ignores_what_is_not_finite() -> None:
     planner, start = ILQR(Box(-1.0, 1.0, dim=1), 10), torch.tensor([[0.3, 0.0]] * 3, dtype=torch.float64)
     plan = solve(planner, PENDULUM, start)

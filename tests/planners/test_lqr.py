@@ -269,3 +269,14 @@ def test_a_cross_term_can_hide_a_mode() -> None:
     """With Q = N = R = 1 the cost is (x + u)^2: u = -x costs nothing, and A - B leaves the mode on the circle."""
     with pytest.raises(ValueError, match=r"Q: expected a cost that sees every mode on the unit circle, .* -1"):
         lqr_infinite(0 * EYE[:1, :1], EYE[:1, :1], EYE[:1, :1], EYE[:1, :1], N=EYE[:1, :1])
+
+
+def test_costs_that_were_made_in_single_precision_are_semidefinite() -> None:
+    """Of rank 2 in 6 dimensions: rounding leaves eigenvalues of -1e-8."""
+    A, B, R = 0.9 * torch.eye(6), torch.eye(6), torch.eye(6)
+    for seed in range(20):
+        C = torch.randn(2, 6, generator=torch.Generator().manual_seed(seed))
+        lqr_infinite(A, B, C.T @ C, R)
+        lqr(A, B, C.T @ C, R, P_final=C.T @ C, horizon=3)
+    with pytest.raises(ValueError, match="positive semidefinite"):
+        lqr(A, B, C.T @ C - 1e-4 * A, R, horizon=3)

@@ -193,6 +193,25 @@ def test_an_action_found_to_be_invalid_has_no_value(planner):
         assert (info.value <= 2).all()
 
 
+@pytest.mark.parametrize("backup", ["mean", "max"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_where_all_that_was_tried_is_invalid_another_action_is_taken(backup, compiled):
+    def pays(x, a, next_x):
+        return torch.where(a < 2, torch.nan, 1.0).to(x)
+
+    model = Problem(FunctionDynamics(lambda x, a: x + 1, pays))
+    planner = UCT(4, simulations=2, rollout=0, backup=backup, compiled=compiled)
+    made = make_plan(planner, model)
+    assert made.valid.all()
+    assert (made.actions[:, 0] >= 2).all()
+
+
+def test_a_tree_that_holds_everything_is_not_full():
+    info = make_plan(UCT(3, simulations=20, evaluator=Critic(), reuse=False)).info
+    assert info.nodes.max() == 21  # the root, and a node each simulation
+    assert not info.full.any()
+
+
 def test_a_full_tree_goes_on_and_says_so():
     small, large = (make_plan(UCT(3, simulations=60, evaluator=Critic(), capacity=n)) for n in (5, 200))
     assert small.info.full.all()

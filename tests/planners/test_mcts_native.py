@@ -101,6 +101,14 @@ def test_chance_by_hand():
     assert plan.info.nodes.tolist() == [5] * 3  # the root, and two outcomes of each action (action 0 pays 0 for both)
 
 
+def test_states_in_another_type_are_refused():
+    """Compared with what compiled code computes, no outcome would be known again."""
+    planner, start, g = UCT(3, simulations=5), START.float(), torch.Generator()
+    memory = planner.init(PROBLEM, start, generator=g)
+    with pytest.raises(ValueError, match=r"start: expected states in float64, as NativeDynamics.reset makes them"):
+        planner.plan(PROBLEM, start, memory, generator=g)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="transition: expected a function decorated with numba"):
         NativeDynamics(lambda state: 0, 2)

@@ -1,5 +1,7 @@
 """MPC: batches of environments, episode starts, replanning, seeds, invalid plans, and stable-baselines3's calling."""
 
+import math
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,12 +10,14 @@ import torch
 from planners import (
     CEM,
     MPC,
+    UCT,
     Box,
     FunctionDynamics,
     InvalidPlanError,
     Problem,
     RandomShooting,
 )
+from planners.finite import FiniteMDP
 from tests.planners.mpc_cases import BOX, BROKEN, OBS, PLANNER, PROBLEM, rollout
 
 
@@ -148,6 +152,33 @@ def test_an_invalid_plan_holds_the_last_action_where_asked():
     fresh, _ = mpc.predict(OBS, state, [False, True, False])
     assert fresh[1] == 0.0
     assert np.isfinite(mpc.predict(OBS * 0.5, state)[0]).all()
+
+
+def test_a_held_action_is_the_callers_no_more():
+    """Whoever rescales the action that was returned does not change what is held."""
+    broken = []
+    model = FunctionDynamics(lambda x, u: x, lambda x, u, n: torch.full_like(x[:, 0], math.nan if broken else 1.0))
+    mpc = MPC(RandomShooting(Box(-1.0, 1.0, dim=1), horizon=3, population=8), Problem(model), on_invalid="hold")
+    action = mpc.act(np.zeros(1))
+    kept = action.copy()
+    action *= 10
+    broken.append(True)
+    assert np.array_equal(mpc.act(np.zeros(1)), kept)
+
+
+def test_an_invalid_plan_is_not_held_longer_than_it_has_to():
+    broken = [True]
+    model = FunctionDynamics(lambda x, u: x, lambda x, u, n: torch.full_like(x[:, 0], math.nan) if broken else u[:, 0])
+    planner = RandomShooting(Box(-1.0, 1.0, dim=1), horizon=5, population=50)
+    mpc = MPC(planner, Problem(model), replan_every=5, on_invalid="hold")
+    assert mpc.act(np.zeros(1)) == 0
+    broken.clear()
+    assert mpc.act(np.zeros(1)) > 0.1
+
+
+def test_the_number_of_a_state_is_an_observation():
+    model = FiniteMDP(torch.eye(3)[:, None].expand(3, 2, 3).clone(), torch.zeros(3, 2, 3))
+    assert MPC(UCT(2, simulations=4), Problem(model)).act(2).shape == ()
 
 
 def test_bad_settings_are_named():

@@ -3,11 +3,12 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from planners import FunctionDynamics, Problem, Step, evaluate_plans
+from planners import CEM, MPC, Box, FunctionDynamics, Problem, Step, evaluate_plans
 from planners.problem import _marked
 from planners.risk import cvar, worst
 
@@ -198,3 +199,24 @@ def test_a_model_that_never_ends_is_taken_at_its_word():
     start, actions = torch.zeros(1, 1), torch.tensor([[[[1.0], [1.0], [1.0]]]])
     assert evaluate_plans(Problem(plain), start, actions, generator=G).scores.item() == 6.0
     assert evaluate_plans(Problem(asked), start, actions, generator=G).scores.item() == 3.0
+
+
+def test_finer_values_and_rewards_do_not_change_the_type_of_scores():
+    """A terminal value from numpy, say."""
+    model = FunctionDynamics(lambda x, u: x, lambda x, u, n: u[:, 0])
+    problem = Problem(model, terminal_value=lambda obs: obs[:, 0].double())
+    mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=3, population=20, elites=4, iterations=2), problem)
+    assert mpc.act(np.zeros(1, np.float32)).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dynamics": lambda x, u: x}, "dynamics: expected a model, got .*wrap functions as FunctionDynamics"),
+        ({"particles": 2.5}, "particles: expected a whole number of at least 1, got 2.5"),
+    ],
+)
+def test_what_is_no_problem_is_named(arguments, message):
+    model = FunctionDynamics(lambda x, u: x, lambda x, u, n: u[:, 0])
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Problem(**{"dynamics": model, **arguments})
