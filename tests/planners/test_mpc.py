@@ -157,10 +157,11 @@ def test_an_invalid_plan_holds_the_last_action_where_asked():
 def test_a_held_action_is_the_callers_no_more():
     """Whoever rescales the action that was returned does not change what is held."""
     broken = []
-    model = FunctionDynamics(lambda x, u: x, lambda x, u, n: torch.full_like(x[:, 0], math.nan if broken else 1.0))
+    model = FunctionDynamics(lambda x, u: x, lambda x, u, n: torch.full_like(x[:, 0], math.nan) if broken else u[:, 0])
     mpc = MPC(RandomShooting(Box(-1.0, 1.0, dim=1), horizon=3, population=8), Problem(model), on_invalid="hold")
     action = mpc.act(np.zeros(1))
     kept = action.copy()
+    assert kept > 0.1
     action *= 10
     broken.append(True)
     assert np.array_equal(mpc.act(np.zeros(1)), kept)
