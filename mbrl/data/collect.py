@@ -97,10 +97,12 @@ class Collector:
 
         Raises:
             ValueError: the action has the wrong shape, is not finite or not one of the discrete ones, or the
-                environment returned an observation or reward that is not finite: the first bad row is shown.
+                environment returned an observation or reward that is not finite (the first bad row is shown), or
+                arrays for rewards or ends.
         """
         executed = self._executable(action)
         stepped = self._worlds.step(executed)
+        self._one_each(stepped)
         valid = stepped.executed
         if stepped.eventful:
             valid = valid & ~stepped.diverged
@@ -166,6 +168,15 @@ class Collector:
                 episodes.append(Episode(i, self._returns[i], len(self._actions[i]), end))
             self._returns[i], self._actions[i] = 0.0, []
         return episodes
+
+    def _one_each(self, stepped: Stepped) -> None:
+        for name in ("reward", "terminated", "truncated"):
+            told = getattr(stepped, name)
+            if told.shape != (self.num_envs,):
+                raise ValueError(
+                    f"env: expected one {name} a step, a number and no array, got shape {list(told.shape[1:])}: return "
+                    f"{name}.item() from its step"
+                )
 
     def _finite(
         self, name: str, x: np.ndarray, action: np.ndarray | None = None, where: np.ndarray | None = None

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from mbrl.learners.settings import plain
+
 FORMAT = 1
 ENDING = ".safetensors"
 
@@ -30,7 +32,12 @@ def save(path: str | Path, kind: str, config: dict[str, Any], tensors: Sequence[
     path = _with_ending(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     named = {f"{i:04d}": t.detach().cpu().contiguous().clone() for i, t in enumerate(tensors)}
-    header = {"format": str(FORMAT), "kind": kind, "torch": torch.__version__, "config": json.dumps(config)}
+    header = {
+        "format": str(FORMAT),
+        "kind": kind,
+        "torch": torch.__version__,
+        "config": json.dumps(config, default=plain),
+    }
     header["sha256"] = _checksum(header, named)
     staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

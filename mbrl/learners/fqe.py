@@ -36,6 +36,7 @@ from mbrl.learners.networks import (
     mlp,
     polyak_update,
 )
+from mbrl.learners.settings import check_numbers
 from mbrl.learners.targets import squared_error, td_target, value_of_action
 from mbrl.types import Metrics, TransitionBatch
 from planners.rows import map_rows
@@ -64,6 +65,7 @@ class FQEConfig:
     """Actions, of a policy that draws them, that its value in a state is the mean over; discrete ones are summed."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("updates", "batch_size", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")

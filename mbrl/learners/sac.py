@@ -69,7 +69,7 @@ class SACConfig:
     tau: float = 0.005
     """Share of the critics that goes into the target critics with every update."""
     temperature: float | None = None
-    """Weight alpha of the entropy; None: learned, from 1."""
+    """Weight alpha of the entropy; None: learned, from 1, or from `max_temperature` where that is less."""
     target_entropy: float | None = None
     """What a learned temperature steers the policy's entropy to, in nats of actions in [-1, 1]; None: -|A|."""
     critics: int = 2
@@ -194,7 +194,8 @@ class SACLearner:
             layer_norm=config.layer_norm,
             dtype=self.dtype,
         )
-        log_temperature = actor[0][0].new_full((len(generators),), math.log(config.temperature or 1.0))
+        begin = config.temperature or min(1.0, config.max_temperature or 1.0)
+        log_temperature = actor[0][0].new_full((len(generators),), math.log(begin))
         return SACState(
             actor,
             critics,

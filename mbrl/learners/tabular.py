@@ -17,8 +17,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from mbrl.learners.settings import check_numbers
+from mbrl.types import NonFiniteUpdate
+
 Tables = dict[str, np.ndarray]
 Traces = Literal["accumulating", "replacing", "dutch"]
+DIVERGED = "the tables diverged: take a smaller alpha or lambda_, or traces that do not accumulate ('replacing')"
 
 
 class Transition(NamedTuple):
@@ -55,11 +59,16 @@ def epsilon_greedy(values: np.ndarray, epsilon: float, rng: np.random.Generator)
     """An action of the best value [actions], with probability epsilon any; equals are drawn from.
 
     Always takes two numbers from the generator.
+
+    Raises:
+        NonFiniteUpdate: a value is NaN.
     """
     luck, place = rng.random(2)
     if luck < epsilon:
         return int(place * len(values))
     best = (values == values.max()).nonzero()[0]
+    if not len(best):
+        raise NonFiniteUpdate(DIVERGED)
     return int(best[int(place * len(best))])
 
 
@@ -325,7 +334,8 @@ class MonteCarloControl:
 
 
 def check_unit(rule: Any, *names: str) -> None:
-    """Raise ValueError where a setting is not within [0, 1], or alpha is 0."""
+    """Raise ValueError where a setting is not within [0, 1], alpha is 0, or any is of another type than expected."""
+    check_numbers(rule)
     for name in names:
         value = getattr(rule, name)
         if not 0 <= value <= 1 or (name == "alpha" and value == 0):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ import torch
 
 from mbrl.learners import files
 from mbrl.learners.tabular import (
+    DIVERGED,
     DoubleQLearning,
     MonteCarloControl,
     QLearning,
@@ -22,6 +25,7 @@ from mbrl.learners.tabular import (
 )
 from mbrl.learners.tabular_dyna import DynaQ, PrioritizedSweeping
 from mbrl.seeding import derive
+from mbrl.types import NonFiniteUpdate
 
 RULES = (QLearning, DoubleQLearning, SarsaLambda, TDLambda, MonteCarloControl, DynaQ, PrioritizedSweeping)
 
@@ -79,11 +83,13 @@ class Tabular:
         episode is a function of the seed of its reset.
 
         Raises:
-            ValueError: the environment has other spaces, or `episodes` is below 1.
+            ValueError: the environment has other spaces, or returned a state that is not in them or a reward that is
+                not finite; or `episodes` is below 1.
+            NonFiniteUpdate: the tables diverged.
         """
-        if episodes < 1:
-            raise ValueError(f"episodes: expected at least 1, got {episodes}")
-        if (env.observation_space, env.action_space) != (self.observation_space, self.action_space):
+        if not isinstance(episodes, Integral) or episodes < 1:
+            raise ValueError(f"episodes: expected a whole number from 1, got {episodes!r}")
+        if not all(map(_same, (env.observation_space, env.action_space), (self.observation_space, self.action_space))):
             raise ValueError(
                 f"env: expected spaces {self.observation_space} and {self.action_space}, got {env.observation_space} "
                 f"and {env.action_space}"
@@ -96,16 +102,27 @@ class Tabular:
     def _play(self, env: gym.Env) -> Played:
         rule, tables = self.rule, self.tables
         rng = np.random.default_rng(derive(self.seed, "tabular", "episode", self.episodes))
-        state, _ = env.reset(seed=derive(self.seed, "tabular", "environment", self.episodes) % 2**31)
-        memory, action = rule.begin(tables), rule.act(tables, int(state), rng)
+        start, _ = env.reset(seed=derive(self.seed, "tabular", "environment", self.episodes) % 2**31)
+        state = self._known(start)
+        memory, action = rule.begin(tables), rule.act(tables, state, rng)
         ret, length = 0.0, 0
         while True:
-            next_state, reward, terminated, truncated, _ = env.step(action)
-            t = Transition(int(state), action, float(reward), int(next_state), bool(terminated), bool(truncated))
-            action, state = rule.step(tables, memory, t, rng), next_state
+            seen, reward, terminated, truncated, _ = env.step(action)
+            t = Transition(state, action, float(reward), self._known(seen), bool(terminated), bool(truncated))
+            if not math.isfinite(t.reward):
+                raise ValueError(f"env: expected finite rewards, got {reward} for action {action} in state {state}")
+            action, state = rule.step(tables, memory, t, rng), t.next_state
             ret, length = ret + t.reward, length + 1
             if terminated or truncated:
+                if not all(np.isfinite(table).all() for table in tables.values()):
+                    raise NonFiniteUpdate(DIVERGED)
                 return Played(ret, length, t.terminated)
+
+    def _known(self, state: Any) -> int:
+        """A state's number; -1 would be the last row of a table."""
+        if not 0 <= int(state) < self.observation_space.n:  # type: ignore[attr-defined]
+            raise ValueError(f"env: expected states of {self.observation_space}, got {state}")
+        return int(state)
 
     def predict(
         self,
@@ -172,3 +189,8 @@ class Tabular:
         files.copy_into([torch.from_numpy(agent.tables[name]) for name in sorted(agent.tables)], tensors, path)
         agent.episodes = config["episodes"]
         return agent
+
+
+def _same(space: gym.Space, other: gym.Space) -> bool:
+    """Whether two spaces hold the same numbers, of whatever type."""
+    return isinstance(space, gym.spaces.Discrete) and (space.n, space.start) == (other.n, other.start)  # type: ignore[attr-defined]

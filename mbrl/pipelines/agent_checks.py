@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -81,12 +82,32 @@ def arguments(observation_space: Any, action_space: Any) -> tuple[Any, ...]:
     return size, tuple(action_space.low.tolist()), tuple(action_space.high.tolist())
 
 
-def check_rows_alike(agent: Agent) -> None:
-    """Check that an agent's learner takes all rows of a batch alike.
+def check_learn(total_timesteps: Any, env: Any) -> None:
+    """Check the arguments of `learn`, which other libraries, and tabular agents, have in another order.
 
     Raises:
-        ValueError: it takes the first as data and the others as a model's, wherever they come from.
+        ValueError: they are not a number of steps and an environment.
     """
+    if not isinstance(total_timesteps, Integral) or total_timesteps < 1:
+        raise ValueError(f"total_timesteps: expected a number of steps from 1, got {total_timesteps!r}")
+    if not isinstance(env, (gym.Env, gym.vector.VectorEnv)):
+        raise ValueError(
+            f"env: expected an environment, such as gymnasium.make('Pendulum-v1'), or a vector of them, got {env!r}"
+        )
+
+
+def check_rows_alike(agent: Agent) -> None:
+    """Check that an agent's learner takes all rows of a batch alike, and of any policy.
+
+    Raises:
+        ValueError: it takes the first as data and the others as a model's, wherever they come from, or learns from
+            whole episodes of its own policy.
+    """
+    if agent.on_policy:
+        raise ValueError(
+            "agent: expected one that learns from rows of any policy, such as SAC or DQN, got "
+            f"{type(agent).__name__}, which learns from episodes of its own: use mbrl.pipelines.reinforce"
+        )
     if hasattr(agent.config, "real_rows"):
         name = type(agent).__name__
         raise ValueError(

@@ -90,6 +90,7 @@ class AgentLoop(Loop[Counters]):
             evaluate=evaluate,
             stop=stop,
         )
+        agent.steps = count.steps  # a checkpoint's, from which there may be nothing left to do
 
     def step_agent(self) -> Collected:
         """Take a real step in every environment: uniform actions for `initial_steps`, then the agent's, sampled.

@@ -23,12 +23,12 @@ from mbrl.learners.discrete_sac import DiscreteSACConfig, DiscreteSACLearner
 from mbrl.learners.dqn import DQNConfig, DQNLearner
 from mbrl.learners.sac import SACConfig, SACLearner
 from mbrl.learners.td3 import TD3Config, TD3Learner
-from mbrl.pipelines.agent_checks import Spaces, arguments, check_actions, device_of, with_fields
+from mbrl.pipelines.agent_checks import Spaces, arguments, check_actions, check_learn, device_of, with_fields
 from mbrl.pipelines.recorder import Recorder
-from mbrl.seeding import derive, generator
+from mbrl.seeding import derive, generator, whole
 from planners.rows import leaves
 
-UPDATES = "updates"
+UPDATES, PREDICTIONS = "updates", "predictions"
 _FOR_VECTORS = "use SAC, TD3 or DDPG (mbrl train sac)"
 
 
@@ -47,11 +47,12 @@ class Agent:
         learner: the algorithm, without memory.
         state: its parameters and optimisers; updated in place.
         updates: how many updates the state has had.
-        steps: real environment steps that it was trained on in this process.
+        steps: real environment steps that it was trained on since it was made or loaded, before a resume included.
         buffer: their transitions; None before the first.
 
     Raises:
-        ValueError: a space of another kind, a device that is not there, or a hyperparameter unknown or out of range.
+        ValueError: a space of another kind, a device that is not there, a configuration of another learner, or a
+            hyperparameter unknown or out of range.
     """
 
     learner_type: ClassVar[type]
@@ -61,6 +62,8 @@ class Agent:
     """For messages: what to do about actions of the other kind."""
     samples: ClassVar[bool] = True
     """Whether the policy itself draws actions; a deterministic one gets noise in training only."""
+    on_policy: ClassVar[bool] = False
+    """Whether it learns from the episodes of its policy of the moment, and from no others."""
 
     def __init__(
         self,
@@ -74,15 +77,18 @@ class Agent:
     ) -> None:
         check_actions(type(self).__name__, action_space, discrete=self.discrete, instead=self.instead)
         check_spaces(Spaces(observation_space, action_space), discrete=self.discrete)  # type: ignore[arg-type]
-        self.observation_space, self.action_space, self.seed = observation_space, action_space, seed
-        self.device = device_of(device)
+        if config is not None and type(config) is not self.config_type:
+            own = self.config_type.__name__
+            raise ValueError(f"config: expected a {own}, got {config!r}; settings of the training are for `learn`")
+        self.observation_space, self.action_space = observation_space, action_space
+        self.device, self.seed = device_of(device), whole(seed)
         self.config = with_fields(
             config or self.config_type(), hyperparameters, f"hyperparameters of {type(self).__name__}"
         )
         self.learner = self.learner_type(*arguments(observation_space, action_space), config=self.config)
         self.state = self.learner.init([generator(seed, "init", 0, device=self.device)])
         self.updates = self.steps = 0
-        self._learning_seed = seed
+        self._learning_seed = self.seed
         self.buffer: ReplayBuffer | None = None
         self._predictions = 0
 
@@ -211,9 +217,9 @@ class Agent:
         return {"learner": type(self.learner).__name__, **asdict(self.config)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state's tensors, which later updates write into, and the count of updates."""
+        """The state's tensors, which later updates write into, and the counts of updates and of draws of `predict`."""
         stored = {f"{i:04d}": tensor for i, tensor in enumerate(leaves(self.state))}
-        return {**stored, UPDATES: torch.tensor(self.updates)}
+        return {**stored, UPDATES: torch.tensor(self.updates), PREDICTIONS: torch.tensor(self._predictions)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy what `state_dict` gave into the state.
@@ -221,9 +227,10 @@ class Agent:
         Raises:
             ValueError: the tensors are of another learner.
         """
-        tensors = [state[name] for name in sorted(set(state) - {UPDATES})]
+        tensors = [state[name] for name in sorted(set(state) - {UPDATES, PREDICTIONS})]
         files.copy_into(leaves(self.state), tensors, "the checkpoint")
         self.updates = int(state[UPDATES])
+        self._predictions = int(state.get(PREDICTIONS, 0))  # unknown to older checkpoints
 
     def _act(self, obs: np.ndarray, noise: Any) -> np.ndarray:
         rows = torch.as_tensor(obs, dtype=self.learner.dtype, device=self.device)
@@ -268,6 +275,7 @@ class _Online(Agent):
         from mbrl.pipelines.off_policy import train_off_policy  # which knows agents
         from mbrl.pipelines.off_policy_presets import loop_defaults
 
+        check_learn(total_timesteps, env)
         envs = env.num_envs if isinstance(env, gym.vector.VectorEnv) else 1
         given = {"device": str(self.device), "num_envs": envs, **settings}
         given |= {"total_timesteps": self.steps + total_timesteps}

@@ -15,7 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from mbrl.learners.settings import plain
 from mbrl.pipelines.recorder import Recorder
+from mbrl.seeding import whole
 
 Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors by name, and what JSON holds of the rest."""
@@ -83,7 +85,8 @@ class Bookkeeping(Generic[Count]):
         recorder: Recorder,
     ) -> None:
         self.count, self.recorder = count, recorder
-        self._seed, self._columns, self._parts, self._settings = seed, columns, parts, _plain(settings)
+        self._seed, self._columns, self._parts = whole(seed), columns, parts
+        self._settings = _plain(settings)
         self.begin()
 
     def restore(self) -> Checkpoint | None:
@@ -184,4 +187,4 @@ def describe(changed: Changes) -> str:
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back, tuples as lists, so that stored ones compare equal."""
-    return json.loads(json.dumps(settings))
+    return json.loads(json.dumps(settings, default=plain))

@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from mbrl.learners.settings import check_numbers
+
 
 def check_options(config: Any) -> None:
     """Check that every field of a dataclass that is one of several words is one of them.
@@ -18,7 +20,8 @@ def check_options(config: Any) -> None:
 
 
 def check_at_least_1(config: Any, *names: str) -> None:
-    """Raises ValueError where one of these fields is below 1."""
+    """Raises ValueError where one of these fields is below 1, or any is of another type than it has to be."""
+    check_numbers(config)
     for name in names:
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")

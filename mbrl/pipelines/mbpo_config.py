@@ -98,12 +98,12 @@ class MBPOConfig:
 
     def __post_init__(self) -> None:
         check_off_policy(self)  # type: ignore[arg-type]
-        check_model(self, "model_every")
+        check_model(self, "model_every", "rollout_starts", "retain_steps", "expansion_horizon")
+        if not isinstance(self.rollout_length, Ramp):
+            n = self.rollout_length
+            raise ValueError(f"rollout_length: expected a Ramp, such as Ramp(5, 5) for 5 steps throughout, got {n!r}")
         if not 0 <= self.real_fraction <= 1:
             raise ValueError(f"real_fraction: expected a share in [0, 1], got {self.real_fraction}")
-        for name in ("rollout_starts", "retain_steps", "expansion_horizon"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if self.retain_steps < self.model_every:
             raise ValueError(
                 f"retain_steps: expected at least model_every ({self.model_every}), got {self.retain_steps}: rows "

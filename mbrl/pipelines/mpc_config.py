@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mbrl.learners.settings import check_numbers
 from mbrl.pipelines.config_checks import check_options
 
 PlannerName = Literal["random_shooting", "cem", "icem", "mppi", "predictive_sampling", "ilqr", "uct", "gumbel"]
@@ -54,6 +55,7 @@ class MPCConfig:
     """Rollouts of each plan, for models that are uncertain; None: one, or as many as in the run that learned it."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_options(self)
         if self.knots < 0:
             raise ValueError(f"knots: expected 0 (none) or more, got {self.knots}")

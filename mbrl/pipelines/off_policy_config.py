@@ -1,5 +1,6 @@
 """Settings of off-policy training without a model, and those that suit known environments."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,7 +65,7 @@ def check_off_policy(config: OffPolicyConfig) -> None:
     for name in ("initial_steps", "eval_every"):
         if getattr(config, name) < 0:
             raise ValueError(f"{name}: expected 0 (none) or more, got {getattr(config, name)}")
-    if not config.update_ratio > 0:
+    if not 0 < config.update_ratio < math.inf:
         raise ValueError(f"update_ratio: expected a positive number of updates per step, got {config.update_ratio}")
     if not 0 <= config.discount <= 1:
         raise ValueError(f"discount: expected a number in [0, 1], got {config.discount}")

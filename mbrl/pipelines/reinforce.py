@@ -6,6 +6,7 @@ repeat:   act by drawing from the policy
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple, Self
@@ -23,7 +24,7 @@ from mbrl.learners.reinforce import (
     baseline_value,
     returns_to_go,
 )
-from mbrl.pipelines.agent_checks import with_fields
+from mbrl.pipelines.agent_checks import check_learn, with_fields
 from mbrl.pipelines.agents import Agent, check_match
 from mbrl.pipelines.bookkeeping import Counters
 from mbrl.pipelines.loop import Loop
@@ -109,12 +110,20 @@ def train_reinforce(
         stop: asked after every step; True ends the training with a checkpoint.
 
     Raises:
-        ValueError: the environment does not fit the agent, or returned something that is not finite; there are fewer
-            steps than an update needs; or the checkpoint was made with other settings.
+        ValueError: the agent is of another algorithm; the environment does not fit it, or returned something that is
+            not finite; there are fewer steps than an update needs; or the checkpoint was made with other settings.
         NonFiniteUpdate: a loss was not finite.
+
+    Warns:
+        UserWarning: no episode came to its end, so that nothing was learned.
     """
+    if not agent.on_policy:
+        raise ValueError(
+            f"agent: expected REINFORCE or DiscreteREINFORCE, got {type(agent).__name__}: train it with "
+            "mbrl.pipelines.off_policy.train_off_policy"
+        )
     check_match(env, agent, config.device)
-    left = config.total_timesteps - agent.steps
+    left, learned_before = config.total_timesteps - agent.steps, agent.updates
     if 0 < left < config.batch_steps:
         raise ValueError(
             f"batch_steps: expected at most the {left} steps that there are to learn from, got {config.batch_steps}: "
@@ -140,6 +149,7 @@ def train_reinforce(
         evaluate=evaluate,
         stop=stop,
     )
+    agent.steps = count.steps  # a checkpoint's, from which there may be nothing left to do
     while loop.goes_on():
         draws = generator(seed, "act", 0, count.steps, device=agent.device)
         loop.step(agent.explore(loop.collector.obs, draws))
@@ -149,6 +159,13 @@ def train_reinforce(
         loop.log_episodes(updates.metrics)
         loop.evaluate(agent)
         loop.checkpoint()
+    if agent.updates == learned_before and left > 0 and count.steps >= config.total_timesteps:
+        warnings.warn(
+            f"env: nothing was learned: too few of the {left} steps were in episodes that came to their end, and "
+            f"REINFORCE learns from whole ones ({config.batch_steps} steps of them); give it a time limit "
+            "(gymnasium.make(..., max_episode_steps=200)), or train for longer",
+            stacklevel=2,
+        )
     return ReinforceResult(agent, loop.episodes, count.steps)
 
 
@@ -164,6 +181,8 @@ def to_learn_from(agent: Agent, rows: TransitionBatch, discount: float) -> Trans
 
 class _OnPolicy(Agent):
     """An agent that learns from the episodes of its policy of the moment."""
+
+    on_policy = True
 
     def learn(
         self,
@@ -188,6 +207,7 @@ class _OnPolicy(Agent):
         Raises:
             ValueError: there is no such setting, or see `train_reinforce`.
         """
+        check_learn(total_timesteps, env)
         given = {"device": str(self.device), **settings, "total_timesteps": self.steps + total_timesteps}
         config = with_fields(OnPolicyConfig(), given, "settings of learn")
         train_reinforce(env, self, config, seed=self._learning_seed, recorder=recorder, evaluate=evaluate, stop=stop)

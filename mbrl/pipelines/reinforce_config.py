@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mbrl.learners.reinforce import DiscreteReinforceConfig, ReinforceConfig
+from mbrl.pipelines.config_checks import check_at_least_1
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,7 @@ class OnPolicyConfig:
     """Real steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "batch_steps", "eval_episodes", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least_1(self, "total_timesteps", "batch_steps", "eval_episodes", "checkpoint_every")
         if self.eval_every < 0:
             raise ValueError(f"eval_every: expected 0 (none) or more, got {self.eval_every}")
         if not 0 <= self.discount <= 1:

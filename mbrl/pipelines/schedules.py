@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mbrl.learners.settings import check_numbers
+
 
 @dataclass(frozen=True)
 class Ramp:
@@ -21,6 +23,7 @@ class Ramp:
     """Real steps at which it has risen."""
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.first < 1 or self.last < self.first:
             raise ValueError(
                 f"first, last: expected numbers from 1 that don't decrease, got {self.first} and {self.last}"

@@ -1,5 +1,8 @@
 """Agents: saved and loaded, trained again, asked for actions, and told what they can not use."""
 
+import math
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +14,17 @@ import torch
 from gymnasium.spaces import Box, Discrete
 
 from mbrl.learners.sac import DROQ, REDQ
+from mbrl.learners.td3 import TD3Config
+from mbrl.learners.td3_bc import TD3BCConfig
 from mbrl.pipelines.agents import DDPG, DQN, SAC, TD3, Agent, DiscreteSAC
+from mbrl.pipelines.off_policy import train_off_policy
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.reinforce import REINFORCE, train_reinforce
+from mbrl.pipelines.reinforce_config import OnPolicyConfig
 from tests.mbrl.memory import Memory, same
 from tests.mbrl.off_policy_cases import ALL, KINDS, SMALL, TINY, agent_for, train
 
-OBS = Box(-1, 1, (3,))
+OBS, ACT = Box(-1, 1, (3,)), Box(-2, 2, (1,))
 
 
 @ALL
@@ -130,7 +138,10 @@ def test_predicting_does_not_disturb_training() -> None:
     watched, alone = Memory(), Memory()
     train("sac", replace(TINY, eval_every=10), watched, evaluate=evaluate)
     train("sac", replace(TINY, eval_every=10), alone)
-    same(watched.saved[-1][0], alone.saved[-1][0])
+    with_draws, without = watched.saved[-1][0], alone.saved[-1][0]
+    assert with_draws.pop("agent/predictions") == 6
+    assert without.pop("agent/predictions") == 0
+    same(with_draws, without)
     assert [row["time/total_timesteps"] for row in watched.rows if "eval/mean_reward" in row] == [
         10,
         20,
@@ -195,3 +206,82 @@ def test_an_environment_must_fit_the_agent() -> None:
 def test_observations_are_checked(obs: np.ndarray) -> None:
     with pytest.raises(ValueError, match="observation: expected"):
         SAC(OBS, Box(-1, 1, (2,)), hidden=SMALL).predict(obs)
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "reinforce"])
+def test_a_run_that_was_finished_is_taken_up_with_its_steps(algorithm: str) -> None:
+    """So that `learn` plays new episodes and not the first again."""
+    env, memory = gym.make("Pendulum-v1", max_episode_steps=10), Memory()
+    kind, settings = {
+        "sac": (SAC, {"initial_steps": 20, "batch_size": 8, "buffer_size": 100}),
+        "reinforce": (REINFORCE, {"batch_steps": 20}),
+    }[algorithm]
+    first, again = (kind(env.observation_space, env.action_space, hidden=SMALL) for _ in range(2))
+    first.learn(40, env, recorder=memory, **settings)
+    again.learn(40, env, recorder=memory, **settings)
+    assert (again.steps, again.updates) == (first.steps, first.updates) == (40, first.updates)
+    first.learn(20, env, **settings)
+    again.learn(20, env, **settings)
+    assert again.steps == 60
+    same(first.state_dict(), again.state_dict())
+
+
+def test_numbers_of_numpy_are_those_of_python(tmp_path: Path) -> None:
+    """Seeds give the same streams, and settings can be saved."""
+    env = gym.make("Pendulum-v1")
+    spaces, settings = (env.observation_space, env.action_space), {"initial_steps": 20, "buffer_size": 100}
+    entropy = -np.prod(env.action_space.shape)  # as is usual
+    plain = SAC(*spaces, seed=3, hidden=SMALL, target_entropy=-1.0).learn(30, env, batch_size=8, **settings)
+    numpy = SAC(*spaces, seed=np.int64(3), hidden=SMALL, target_entropy=entropy)
+    numpy.learn(np.int64(30), env, batch_size=np.int64(8), recorder=Memory(), **settings)
+    same(plain.state_dict(), numpy.state_dict())
+    assert SAC.load(numpy.save(tmp_path / "agent")).seed == 3
+
+
+def test_sampled_predictions_go_on_after_a_resume() -> None:
+    """They do not begin again with the first, as evaluations that sample would otherwise."""
+    env = gym.make("Pendulum-v1")
+    agent, again = (SAC(env.observation_space, env.action_space, hidden=SMALL) for _ in range(2))
+    obs = np.zeros(3)
+    for _ in range(3):
+        agent.predict(obs)
+    again.load_state_dict(agent.state_dict())
+    assert again.predict(obs)[0] == agent.predict(obs)[0]
+    older = {name: x for name, x in agent.state_dict().items() if name != "predictions"}
+    again.load_state_dict(older)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda env: SAC(OBS, ACT, config=TD3Config()), "config: expected a SACConfig, got TD3Config"),
+        (lambda env: TD3(OBS, ACT, config=TD3BCConfig()), "config: expected a TD3Config, got TD3BCConfig"),
+        (lambda env: SAC(OBS, ACT, config={"lr": 1e-3}), "config: expected a SACConfig, got {"),
+        (lambda env: SAC(OBS, ACT, seed=None), "seed: expected a whole number, such as 0, got None"),
+        (lambda env: SAC(OBS, ACT, target_entropy="auto"), "target_entropy: expected a number, or None, got 'auto'"),
+        (lambda env: SAC(OBS, ACT, actor_every=2.5), "actor_every: expected a whole number, got 2.5"),
+        (lambda env: SAC(OBS, ACT, hidden=64), "hidden: expected a tuple of whole numbers, got 64"),
+        (lambda env: SAC(OBS, ACT, hidden=(64.0,)), "hidden: expected a tuple of whole numbers"),
+        (lambda env: SAC(OBS, ACT).learn(200, env, buffer_size=1e4), "buffer_size: expected a whole number, got 1"),
+        (lambda env: SAC(OBS, ACT).learn(200, env, update_ratio=math.inf), "update_ratio: expected a positive number"),
+        (lambda env: SAC(OBS, ACT).learn(env, 200), "total_timesteps: expected a number of steps from 1, got <"),
+        (lambda env: SAC(OBS, ACT).learn(200, "Pendulum-v1"), "env: expected an environment, such as gymnasium.make"),
+        (lambda env: REINFORCE(OBS, ACT).learn(env, 200), "total_timesteps: expected a number of steps from 1, got <"),
+        (
+            lambda env: train_off_policy(env, REINFORCE(OBS, ACT), TINY),
+            "agent: expected one that learns from rows of any policy, such as SAC or DQN, got REINFORCE",
+        ),
+        (
+            lambda env: train_reinforce(env, SAC(OBS, ACT), OnPolicyConfig()),
+            "agent: expected REINFORCE or DiscreteREINFORCE, got SAC",
+        ),
+    ],
+)
+def test_what_would_train_something_else_is_refused(make: Callable[[gym.Env], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        make(gym.make("Pendulum-v1"))
+
+
+def test_a_temperature_is_within_its_bound_from_the_start() -> None:
+    assert SAC(OBS, ACT, max_temperature=0.1).state.log_temperature.exp().item() == pytest.approx(0.1)
+    assert SAC(OBS, ACT, max_temperature=5.0).state.log_temperature.exp().item() == 1.0

@@ -242,6 +242,21 @@ def test_numbers_that_are_not_finite_stop_collection(what):
         collector.step(np.array([[0.0], [0.5]]))
 
 
+@pytest.mark.parametrize(("position", "name"), [(1, "reward"), (2, "terminated")])
+def test_arrays_for_rewards_and_ends_are_named(position, name):
+    """As environments return whose observations are batches of one."""
+
+    class Batched(Counting):
+        def step(self, action):
+            made = list(super().step(action))
+            made[position] = np.array([made[position]])
+            return tuple(made)
+
+    collector = Collector(Batched(), seed=0)
+    with pytest.raises(ValueError, match=rf"^env: expected one {name} a step, .* got shape \[1\]: return {name}.item"):
+        collector.step(np.zeros((1, 1)))
+
+
 def test_a_reset_that_is_not_finite_stops_collection():
     with pytest.raises(ValueError, match="observation of reset"):
         Collector(Counting(bad_obs_at=0), seed=0)

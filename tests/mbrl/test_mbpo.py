@@ -261,6 +261,7 @@ def test_the_task_is_verified_on_every_real_step() -> None:
         ({"targets": "MVE"}, "targets: expected one of td, mve, steve, got 'MVE'"),
         ({"batch_size": 500}, "batch_size: expected at most buffer_size"),
         ({"model_lr": 0.0}, "model_lr: expected a positive step size"),
+        ({"rollout_length": 5}, r"rollout_length: expected a Ramp, such as Ramp\(5, 5\) for 5 steps throughout, got 5"),
     ],
 )
 def test_bad_settings(changed: dict[str, Any], message: str) -> None:

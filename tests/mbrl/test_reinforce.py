@@ -220,6 +220,14 @@ def test_steps_that_make_no_update_are_refused():
     assert (agent.steps, agent.updates) == (5, 1)
 
 
+def test_an_environment_without_ends_teaches_nothing_and_that_is_told():
+    env = gym.make("Pendulum-v1").unwrapped  # no time limit
+    agent = REINFORCE(env.observation_space, env.action_space, **SMALL)
+    with pytest.warns(UserWarning, match="env: nothing was learned: too few of the 30 steps were in episodes that"):
+        agent.learn(30, env, batch_steps=5, eval_every=0)
+    assert (agent.steps, agent.updates) == (30, 0)
+
+
 def test_it_learns_which_actions_pay():
     """Reward 1 - |a - 0.5| in episodes of one step: from samples around 0 the mean goes to 0.5."""
 

@@ -19,6 +19,7 @@ from mbrl.learners.tabular import (
 )
 from mbrl.learners.tabular_agent import Tabular
 from mbrl.learners.tabular_dyna import DynaQ, PrioritizedSweeping
+from mbrl.types import NonFiniteUpdate
 from planners.finite import FiniteMDP, q_values, value_iteration
 
 TAXI = "Taxi-v4" if "Taxi-v4" in gym.registry else "Taxi-v3"
@@ -338,6 +339,36 @@ def test_ties_are_drawn_from():
     assert 70 < actions.count(0) < 130
 
 
+class Told(gym.Env):
+    """Three states, of which it goes to the one that it is told, with the reward that it is told."""
+
+    observation_space, action_space = gym.spaces.Discrete(3), gym.spaces.Discrete(2)
+
+    def __init__(self, state, reward=0.0):
+        self.told = state, reward
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        return *self.told, False, True, {}
+
+
+@pytest.mark.parametrize("rule", [SarsaLambda, TDLambda])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of overflows, on the way
+def test_tables_that_diverge_are_told(rule):
+    """Accumulating traces with no decay, and steps as large as they can be."""
+    env = gym.make("CliffWalking-v1", max_episode_steps=300)
+    with pytest.raises(NonFiniteUpdate, match="the tables diverged: take a smaller alpha"):
+        agent(env, rule(alpha=1.0, discount=1.0, lambda_=1.0, traces="accumulating")).learn(env, 300)
+
+
+def test_numbered_states_of_another_type_are_the_same_states():
+    env = Told(1)
+    env.observation_space = gym.spaces.Discrete(3, dtype=np.int32)
+    assert agent(Told(1), QLearning()).learn(env, 2).episodes == 2
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -353,7 +384,15 @@ def test_ties_are_drawn_from():
         (lambda: agent(gym.make("CartPole-v1"), QLearning()), "observation_space: .* for vectors use DQN"),
         (lambda: agent(gym.make("Pendulum-v1"), QLearning()), "observation_space: .* or SAC"),
         (lambda: agent(Maze(), QLearning()).learn(RandomWalk(), 1), "env: expected spaces"),
-        (lambda: agent(Maze(), QLearning()).learn(Maze(), 0), "episodes: expected at least 1, got 0"),
+        (lambda: agent(Maze(), QLearning()).learn(Maze(), 0), "episodes: expected a whole number from 1, got 0"),
+        (lambda: agent(Maze(), QLearning()).learn(5, Maze()), "episodes: expected a whole number from 1, got <"),
+        (lambda: agent(Told(-1), QLearning()).learn(Told(-1), 1), r"env: expected states of Discrete\(3\), got -1"),
+        (lambda: agent(Told(3), QLearning()).learn(Told(3), 1), r"env: expected states of Discrete\(3\), got 3"),
+        (
+            lambda: agent(Told(0, np.nan), QLearning()).learn(Told(0, np.nan), 1),
+            "env: expected finite rewards, got nan",
+        ),
+        (lambda: DynaQ(planning_steps=2.5), "planning_steps: expected a whole number, got 2.5"),
         (lambda: agent(Maze(), QLearning()).predict(54), "observation: expected states of"),
         (lambda: agent(Maze(), QLearning()).predict(np.zeros(3)), "observation: expected a state's number"),
     ],
