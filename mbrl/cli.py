@@ -325,20 +325,28 @@ def _changed(present: dict[str, Any], settings: tuple[str, ...]) -> dict[str, An
         owner = next((name for name, config in present.items() if hasattr(config, field.split(".")[0])), None)
         if owner is None or not equals:
             raise ValueError(f"settings: expected name=value, with the name of a setting of the run, got {setting!r}")
-        options[owner] += [f"--{field}", *value.split(",")]
+        options[owner] += _option(present[owner], field, value)
     return {
         name: tyro.cli(type(config), default=config, args=options[name], prog="mbrl resume --settings")
         for name, config in present.items()
     }
 
 
+def _option(config: Any, field: str, value: str) -> list[str]:
+    """A setting as options; those that are True or False have none with a value."""
+    if not isinstance(functools.reduce(lambda held, name: getattr(held, name, None), field.split("."), config), bool):
+        return [f"--{field}", *(value.split(",") if value else [])]
+    if value.lower() not in ("true", "false"):
+        raise ValueError(f"settings: expected {field}=true or {field}=false, got {value!r}")
+    head, dot, last = field.rpartition(".")
+    return [f"--{field}"] if value.lower() == "true" else [f"--{head}{dot}no-{last}"]
+
+
 def _prepare(threads: int, *, pictures: bool = False) -> None:
     """Settings that must stand before torch computes and before mujoco is imported."""
-    if threads < 1:
-        raise ValueError(f"threads: expected at least 1, got {threads}")
-    import torch
+    from mbrl.experiments.runs import set_threads
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
     if pictures or "MUJOCO_GL" in os.environ:
         from mbrl.experiments.video import choose_backend
 

@@ -152,7 +152,7 @@ class FunctionDynamics:
         next_state = self.transition(state, action)
         if not checked:  # before the other functions read it, so that the message names the right one
             check_result("transition", next_state, state.shape, state.dtype)
-            _check_untouched("transition", given, (state, action))
+            check_untouched("transition", given, (state, action))
         if self.noise is not None and generator is not None:
             noise = self.noise(state, action, generator)
             check_result("noise", noise, state.shape, state.dtype)
@@ -163,7 +163,7 @@ class FunctionDynamics:
         if not checked:
             check_result("reward", reward, rows, state.dtype)
             check_result("termination", terminated, rows, torch.bool)
-            _check_untouched("reward, termination or noise", given, (state, action))
+            check_untouched("reward, termination or noise", given, (state, action))
             self._checked = True
         return next_state, Step(next_state, reward, terminated)
 
@@ -210,7 +210,7 @@ class FunctionDynamics:
             self._differentiable = True
 
 
-def _check_untouched(name: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> None:
+def check_untouched(name: str, before: Sequence[Tensor], now: Sequence[Tensor]) -> None:
     """A function that works in place would write into states that others still need."""
     if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, now, strict=True)):
         raise ValueError(f"{name}: expected a new tensor, got one that was written into the state or action given")

@@ -8,6 +8,8 @@ from torch import Tensor
 
 _RELATIVE_ROUNDING = 1e-7
 """A standard deviation below this share of the mean is what float32 leaves of a column that never changes."""
+_ROUNDING_OF_ZERO = 1e-12
+"""And below this, what float64 leaves of one that is 0."""
 
 
 class Normalizer:
@@ -40,7 +42,7 @@ class Normalizer:
         if x.dim() != 2 or x.shape[1] != self.dim or x.shape[0] == 0:
             raise ValueError(f"x: expected shape [rows, {self.dim}] with at least one row, got {list(x.shape)}")
         std, mean = torch.std_mean(x.double(), dim=0, correction=0)
-        constant = std <= _RELATIVE_ROUNDING * mean.abs()
+        constant = std <= (_RELATIVE_ROUNDING * mean.abs()).clamp(min=_ROUNDING_OF_ZERO)
         self.mean = mean.to(self.mean)
         self.std = torch.where(constant, 1.0, std).to(self.std)
         return self

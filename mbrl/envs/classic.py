@@ -82,7 +82,7 @@ def cartpole(sutton_barto_reward: bool = False) -> Task:
         reward,
         terminated,
         objective,
-        ignored_inputs=(0,),
+        ignored_inputs=() if sutton_barto_reward else (0,),  # its reward is -1 at the end of the rail
         hidden_end=hidden_end,
         transition=transition,
     )

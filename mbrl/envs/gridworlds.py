@@ -4,6 +4,7 @@ Source: Sutton and Barto, Reinforcement Learning, 2nd edition, examples 8.1 to 8
 http://incompleteideas.net/book/the-book.html.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -57,6 +58,9 @@ class Maze(gym.Env):
         change_after: int = 0,
         render_mode: str | None = None,
     ) -> None:
+        # As tuples, for JSON gives lists, and those are no cells.
+        walls, (start, goal) = _cells(walls), _cells((start, goal))
+        later_walls = None if later_walls is None else _cells(later_walls)
         for name, cell in (("start", start), ("goal", goal)):
             if not _inside(cell, shape) or cell in walls or cell in (later_walls or ()):
                 raise ValueError(f"{name}: expected a free cell of a grid of shape {shape}, got {cell}")
@@ -139,6 +143,10 @@ class RandomWalk(gym.Env):
         """Move: state, reward, terminated, truncated (False), info (empty)."""
         ((_, self.s, reward, terminated),) = self.P[self.s][int(action)]
         return self.s, reward, terminated, False, {}
+
+
+def _cells(given: Iterable[Sequence[int]]) -> tuple[Cell, ...]:
+    return tuple((int(row), int(column)) for row, column in given)
 
 
 def _moves(walls: tuple[Cell, ...], goal: Cell, shape: tuple[int, int]) -> Tables:

@@ -46,6 +46,12 @@ _WITHOUT_EFFECT = {
     "render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config", "max_geom",
     "visual_options", "reset_noise_scale",
 }  # fmt: skip
+_HARMLESS = {
+    "AddRenderObservation", "Autoreset", "ClipAction", "DtypeObservation", "FlattenObservation", "HumanRendering",
+    "OrderEnforcing", "PassiveEnvChecker", "RecordEpisodeStatistics", "RecordVideo", "RenderCollection",
+    "RescaleAction", "TimeLimit", "Watched",
+}  # fmt: skip
+"""Wrappers that leave the columns of observations, and rewards, what they are."""
 _FLOOR = 1e-2
 """Rewards smaller than this are compared as if they had this size."""
 
@@ -55,7 +61,8 @@ def task(env: str | gym.Env | gym.vector.VectorEnv) -> Task | None:
 
     Args:
         env: an environment, or a vector: then the options it was made with count. Without x in the observation, for
-            one, the task of HalfCheetah-v5 has `reward=None`. Or an id: then the options of `make_env` count.
+            one, the task of HalfCheetah-v5 has `reward=None`. Or an id: then the options of `make_env` count. With a
+            wrapper that may change observations or rewards the task leaves no inputs out, and has no terminal value.
 
     Returns:
         The task; None where the library has none, or where an option (`xml_file`, say) changes what it knows.
@@ -68,6 +75,10 @@ def task(env: str | gym.Env | gym.vector.VectorEnv) -> Task | None:
         if spec is None:
             return None
         env_id, kwargs = spec.id, dict(spec.kwargs)
+        known = task_of(env_id, kwargs)
+        if known is not None and not all(map(_is_harmless, spec.additional_wrappers)):
+            return replace(known, ignored_inputs=(), terminal_value=None)
+        return known
     return task_of(env_id, kwargs)
 
 
@@ -154,9 +165,12 @@ def true_model(env: str | gym.Env, *, threads: int = 0) -> Simulator | FunctionD
         env: an environment of the library's tasks, or its id (as `make_env` makes it).
         threads: of MuJoCo; 0: one for each CPU core that the process may use.
 
+    A formula has the constants that the environment is registered with; MuJoCo those of the environment's own model.
+
     Raises:
-        ValueError: the library has no such task.
+        ValueError: the library has no such task, or a wrapper changes what actions are.
     """
+    _check_own_actions(env)
     known = task(env)
     if known is None or known.transition is None or known.reward is None:
         return simulator(env, threads=threads)
@@ -173,10 +187,11 @@ def simulator(env: str | gym.Env, *, threads: int = 0, worlds: Sequence[Any] | N
             `planners.simulator_models` makes; None: the environment's own alone.
 
     Raises:
-        ValueError: the library has no such task, or it is not one of MuJoCo's.
+        ValueError: the library has no such task, it is not one of MuJoCo's, or a wrapper changes what actions are.
     """
     from planners.simulator import Simulator
 
+    _check_own_actions(env)
     known = task(env)
     name = env if isinstance(env, str) else env.spec.id if env.spec is not None else str(env)
     if known is None:
@@ -203,6 +218,20 @@ def simulator(env: str | gym.Env, *, threads: int = 0, worlds: Sequence[Any] | N
     if made is not None:
         made.close()
     return result
+
+
+def _check_own_actions(env: str | gym.Env) -> None:
+    """Plans would be in units of the wrapper, and the model takes those of the environment inside."""
+    if not isinstance(env, str) and env.action_space != env.unwrapped.action_space:
+        raise ValueError(
+            f"env: expected actions in {env.unwrapped.action_space}, as the model takes them, got {env.action_space} "
+            "from a wrapper; plan for env.unwrapped, and convert the actions of plans"
+        )
+
+
+def _is_harmless(wrapper: Any) -> bool:
+    module, _, name = wrapper.entry_point.partition(":")
+    return name in _HARMLESS and module.partition(".")[0] in ("gymnasium", "mbrl")
 
 
 def _spec(env: gym.Env | gym.vector.VectorEnv) -> Any:

@@ -82,23 +82,26 @@ def decide(best: str, rivals: Sequence[str], verdict: Judge) -> Decision:
 
 def _overall(comparison: Comparison, aggregates: Sequence[Aggregate]) -> Iterator[Answer]:
     """Only of labels that have all tasks, and where there is more than one of each."""
-    full = [row for row in aggregates if row.tasks == len(comparison.tasks)]
-    if len(full) < 2 or len(comparison.tasks) < 2:
+    tasks = [task for task in comparison.tasks if task.best_return > task.random_return]  # others have no scores
+    full = [row for row in aggregates if row.tasks == len(tasks)]
+    if len(full) < 2 or len(tasks) < 2:
         return
     best, *others = sorted(full, key=lambda row: -row.iqm.value)
 
     def verdict(first: str, second: str, worst: bool) -> Verdict:
-        ids = [task.env_id for task in comparison.tasks]
+        ids = [task.env_id for task in tasks]
         samples = [[_returns(comparison, env_id, label, worst) for label in (first, second)] for env_id in ids]
         return judge([(one, other) for one, other in samples])
 
     made = decide(best.label, [row.label for row in others], verdict)
     text = (
-        f"over {len(comparison.tasks)} tasks at their budgets, {best.label} has the highest score, "
+        f"over {len(tasks)} tasks at their budgets, {best.label} has the highest score, "
         f"{_told(best.iqm, ' a task')}; the next is {others[0].label}, {_told(others[0].iqm, ' a task')}; {made.why}"
     )
     missing = [label for label in comparison.labels if label not in [row.label for row in full]]
     text += _left_out(dict.fromkeys(missing, "not on all tasks"))
+    without = [task.env_id for task in comparison.tasks if task not in tasks]
+    text += _left_out(dict.fromkeys(without, "nothing is better than random actions there"))
     verb = f"{best.label}" if made.decided else "Undecided"
     yield Answer("Which algorithm is best over all tasks?", f"{verb}: {text}.", None, made.decided)
 

@@ -142,8 +142,9 @@ def report_study(comparison: Comparison, *, thresholds: Mapping[str, float] | No
     results = replace(results, warnings=(*results.warnings, *comparison.notes))
     budgets = {task.env_id: task.budget for task in comparison.study.tasks}
     summary = summarise(results, budgets=budgets, thresholds=dict(thresholds or {}))
-    gaps = [_gap(status.path, comparison.oracle_episodes) for status in done if status.path and _is_planned(status)]
-    oracle = [gap for gap in gaps if gap is not None]
+    planned = [(status.cell.entry.label, status.path) for status in done if status.path and _is_planned(status)]
+    gaps = [(label, _gap(path, comparison.oracle_episodes)) for label, path in planned]
+    oracle = [replace(gap, label=label) for label, gap in gaps if gap is not None]
     return write_report(summary, comparison.out, study=comparison.keep(), oracle=oracle)
 
 

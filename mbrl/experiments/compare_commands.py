@@ -58,7 +58,8 @@ def compare(
         threshold: ENV_ID=RETURN: the return whose cost is asked for.
         root: Folder of run directories.
         out: Folder of the report, study.json, tables and figures.
-        jobs: Runs at once, each with one thread; by default as many as there are cores.
+        jobs: Runs at once, each with one thread; by default as many as there are cores. A cluster at an address has as
+            many as it has room for.
         ray: Run them as tasks on the Ray cluster at this address, or on one that is started here if none is given.
         gpu_share: Of a GPU for each run on Ray.
         device: Where networks live: cpu, cuda, ...; with --study, too.
@@ -194,11 +195,10 @@ def _numbers(option: str, given: Iterable[str], names: Iterable[str]) -> dict[st
 def _jobs(ray: tuple[str, ...] | None, jobs: int, gpu_share: float, oracle_episodes: int) -> Jobs:
     """Where runs are worked on."""
     from mbrl.experiments.jobs import LocalJobs
-    from mbrl.experiments.ray_jobs import RayJobs
+    from mbrl.experiments.ray_jobs import RayJobs, address_of
 
     if ray is None:
+        if gpu_share:
+            raise ValueError(f"gpu_share: expected --ray beside it, for it is told to Ray, got {gpu_share} without")
         return LocalJobs(jobs, oracle_episodes=oracle_episodes)
-    if len(ray) > 1:
-        raise ValueError(f"ray: expected one address, or none for a cluster on this machine, got {' '.join(ray)}")
-    address = ray[0] if ray else None
-    return RayJobs(address, jobs=jobs, gpu_share=gpu_share, oracle_episodes=oracle_episodes)
+    return RayJobs(address_of(ray), jobs=jobs, gpu_share=gpu_share, oracle_episodes=oracle_episodes)

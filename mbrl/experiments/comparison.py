@@ -220,6 +220,10 @@ def _task(
     source = GIVEN
     if threshold is None:
         start, name = max((random, "the random policy"), (rest, "actions held at the middle of their range"))
+        if top <= start:
+            return TaskInfo(
+                env_id, budget, random, top, best.label, start, f"that of {name}, than which none is better"
+            )
         threshold = start + WAY * (top - start)
         source = (
             f"{WAY:.0%} of the way from {name} ({start:.4g}) to the best interquartile mean at the budget ({top:.4g}, "

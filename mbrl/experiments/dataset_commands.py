@@ -39,13 +39,12 @@ def collect(
         planner: Of MPC.
         threads: CPU threads of torch.
     """
-    import torch
-
     from mbrl.data.datasets import save_dataset
     from mbrl.data.hdf5 import h5, prepare
     from mbrl.experiments.collection import collect_dataset
+    from mbrl.experiments.runs import set_threads
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
     h5()  # what is missing is told before there is anything to lose
     prepare(out)
     dataset = collect_dataset(

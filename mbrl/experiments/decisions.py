@@ -3,11 +3,12 @@
 Two algorithms that are the same differ as much as what was seen, or more, in the share p of all ways to deal the runs
 out to them; told apart is what has p <= 5 %. Nothing is assumed of how returns are spread, and where there are too few
 runs, no outcome whatever has so small a p: 3 against 3 decide nothing, 4 against 4 only if every run of one beats every
-run of the other. Over several tasks, ranks add up and runs are dealt out within each task.
+run of the other. Over several tasks, shares of pairs add up, so that each task counts alike however many runs it has,
+and runs are dealt out within each task.
 
 Sources: Mann and Whitney (1947); Gehan (1965), https://doi.org/10.1093/biomet/52.1-2.203, for runs that were no longer
 watched when it would have happened, which is exact where both are watched equally long (`Sample.until`); van Elteren
-(1960) for strata.
+(1960) for strata, here with weights by which all tasks count alike.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import cache, reduce
 from typing import NamedTuple
 
 import numpy as np
+from scipy.signal import convolve
 
 LEVEL = 0.05
 """The share of studies of two equal algorithms in which they are told apart is at most this."""
@@ -68,19 +70,21 @@ class Verdict(NamedTuple):
 
 def judge(tasks: Sequence[tuple[Sample, Sample]]) -> Verdict:
     """The first against the second of each task's pair of samples."""
-    shares, sums, chances = [], [], []
-    for first, second in tasks:
+    pairs = [len(first.time) * len(second.time) for first, second in tasks]
+    unit = math.lcm(*pairs)  # a pair of this task's counts unit / pairs
+    shares, total, chances = [], 0, []
+    for (first, second), count in zip(tasks, pairs, strict=True):
         scores = _scores(
             np.concatenate([first.time, second.time]), np.concatenate([first.happened, second.happened])
         )  # [n + m] runs that this one is better than, less those that are better
-        n, m = len(first.time), len(second.time)
-        sums.append(int(scores[:n].sum()))
-        shares.append(0.5 + sums[-1] / (2 * n * m))
-        chances.append(_distribution(tuple(sorted(scores.tolist())), n))
-    chance = reduce(np.convolve, chances)
+        n, won = len(first.time), int(scores[: len(first.time)].sum())
+        shares.append(0.5 + won / (2 * count))
+        total += won * (unit // count)
+        chances.append(_spread(_distribution(tuple(sorted(scores.tolist())), n), unit // count))
+    chance = reduce(convolve, chances)
     middle = len(chance) // 2
     far = np.abs(np.arange(len(chance)) - middle)
-    p = float(chance[far >= abs(sum(sums))].sum())
+    p = float(chance[far >= abs(total)].sum())
     least = min(1.0, 2 * float(np.prod([1 / math.comb(len(a.time) + len(b.time), len(a.time)) for a, b in tasks])))
     return Verdict(float(np.mean(shares)), min(1.0, p), least)
 
@@ -130,3 +134,10 @@ def _distribution(scores: tuple[int, ...], n: int) -> np.ndarray:
         for taken in range(n, 0, -1):  # a score is taken once
             ways[taken] += np.roll(ways[taken - 1], score)
     return ways[n] / ways[n].sum()
+
+
+def _spread(chance: np.ndarray, weight: int) -> np.ndarray:
+    """[2 R weight + 1] probability of every sum that is `weight` times as large as those of `chance`, [2 R + 1]."""
+    spread = np.zeros((len(chance) - 1) * weight + 1)
+    spread[::weight] = chance
+    return spread

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from mbrl.experiments.findings import Summary, TaskInfo
-from mbrl.experiments.oracle_gap import OracleGap, pool
+from mbrl.experiments.oracle_gap import OracleGap, groups, oracle_titles, pool
 from mbrl.experiments.report_sections import budget_end
 from mbrl.experiments.report_style import AXES, Style, log_ticks, short_task, styles, tick
 
@@ -194,15 +194,16 @@ def _profiles_figure(summary: Summary, lines: Styles) -> Figure | None:
 
 
 def _oracle_figure(gaps: Sequence[OracleGap]) -> Figure | None:
-    kinds = dict.fromkeys((gap.env_id, gap.max_steps) for gap in gaps)
+    kinds, titles = groups(gaps), oracle_titles(gaps)
     if not kinds:
         return None
     figure, panels = _panels(len(kinds), height=1.7)
     for kind, panel in zip(kinds, panels, strict=True):
-        pooled = pool([gap for gap in gaps if (gap.env_id, gap.max_steps) == kind])
-        _intervals(panel, [(name, "0.2", found, ()) for name, found in pooled.gaps.items()])
+        pooled = pool(kind)
+        if pooled.gaps:
+            _intervals(panel, [(name, "0.2", found, ()) for name, found in pooled.gaps.items()])
         panel.axvline(0, color="0.5", linestyle=":", linewidth=1)
-        panel.set_title(short_task(pooled.env_id), fontsize="medium", loc="left")
+        panel.set_title(short_task(pooled.env_id) + titles[pooled.label], fontsize="medium", loc="left")
         panel.set_xlabel("return lost to")
     return figure
 

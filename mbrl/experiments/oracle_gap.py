@@ -16,8 +16,9 @@ and of Wang et al. (2019), https://arxiv.org/abs/1907.02057, section 4.3.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from scipy import stats
 from mbrl.data.buffer import ReplayBuffer
 from mbrl.envs.make import make_env
 from mbrl.experiments.oracle_arms import Learned, Played, affordable, load_learned, make_arms, model_errors, play_arm
+from mbrl.experiments.pets_runs import pets_config
 from mbrl.experiments.provenance import DamagedError, seal, sync, unseal, write_durably
 from mbrl.experiments.run import Run
 from mbrl.pipelines.pets_agent import PETSAgent
@@ -107,6 +109,8 @@ class OracleGap:
     """On the episodes of `learned`, or of `learned_reward` where there is none: where planning takes the model."""
     oracle: tuple[HorizonError, ...]
     """On the episodes of `true`: where a model without error would be."""
+    label: str = field(default="", compare=False)
+    """Of the runs that it is pooled with, which whoever reports them gives; not kept in the run directory."""
 
     @property
     def own(self) -> str:
@@ -116,7 +120,8 @@ class OracleGap:
     def gap(self, name: str) -> Difference | None:
         """A gap of `GAPS`, paired by episode; None where one of its arms is missing."""
         better, worse = (self.returns.get(arm) for arm in GAPS[name])
-        return None if better is None or worse is None else difference(np.subtract(better, worse))
+        with np.errstate(invalid="ignore"):  # the simulation diverged in both
+            return None if better is None or worse is None else difference(np.subtract(better, worse))
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class PooledGap:
     """The gaps of one task over runs with different seeds: each run counts once."""
 
     env_id: str
+    label: str
     runs: int
     returns: dict[str, Difference]
     """Mean return by arm."""
@@ -152,6 +158,7 @@ def oracle_gap(run: Run | str | Path, *, episodes: int = 5, true_steps: int = TR
     if episodes < 1 or true_steps < 1:
         raise ValueError(f"episodes, true_steps: expected at least 1 each, got {episodes} and {true_steps}")
     run = run if isinstance(run, Run) else Run.open(run)
+    pets_config(run)
     env = make_env(run.env_id)
     try:
         learned = load_learned(run, env)
@@ -213,21 +220,36 @@ def _logged(run: Run, horizons: tuple[int, ...]) -> tuple[HorizonError, ...]:
     return tuple(HorizonError(h, rows[-1][f"model/rmse_{h}"], rows[-1][f"model/coverage90_{h}"]) for h in keys)
 
 
+def oracle_titles(gaps: Sequence[OracleGap]) -> dict[str, str]:
+    """What stands behind the environment in captions, by label: the label, where there are several."""
+    labels = dict.fromkeys(gap.label for gap in gaps)
+    return {label: f", {label}" if len(labels) > 1 else "" for label in labels}
+
+
+def groups(gaps: Sequence[OracleGap]) -> list[list[OracleGap]]:
+    """Those that can be pooled: of one environment, label, length of episodes and objective."""
+    found: dict[tuple, list[OracleGap]] = defaultdict(list)
+    for gap in gaps:
+        found[gap.env_id, gap.label, gap.max_steps, gap.objective].append(gap)
+    return list(found.values())
+
+
 def pool(gaps: Sequence[OracleGap]) -> PooledGap:
     """The gaps of one task over its runs. An arm counts where all runs have it.
 
     Raises:
-        ValueError: there is no run, or they are of several environments, or their episodes were cut differently.
+        ValueError: there is no run, or they are of several kinds; see `groups`.
     """
-    kinds = {(gap.env_id, gap.max_steps) for gap in gaps}
-    if len(kinds) != 1:
+    if len(kinds := groups(gaps)) != 1:
         raise ValueError(
-            f"gaps: expected runs of one environment with episodes of one length, got {sorted(kinds, key=str)}"
+            "gaps: expected runs of one environment and label with episodes of one length and one objective, got "
+            f"{len(kinds)} kinds"
         )
     arms = [arm for arm in ARMS if all(arm in gap.returns for gap in gaps)]
     means = {arm: np.array([np.mean(gap.returns[arm]) for gap in gaps]) for arm in arms}
     return PooledGap(
         gaps[0].env_id,
+        gaps[0].label,
         len(gaps),
         {arm: difference(values) for arm, values in means.items()},
         {
@@ -254,7 +276,9 @@ def save(gap: OracleGap, run_path: Path) -> Path:
     path, staged = run_path / FILE, run_path / f".{FILE}"
     staged.unlink(missing_ok=True)  # of a process that was killed
     returns = {arm: [ret if math.isfinite(ret) else None for ret in played] for arm, played in gap.returns.items()}
-    write_durably(staged, seal({"format": FORMAT, **asdict(gap), "returns": returns}).encode())
+    content = asdict(gap)
+    del content["label"]
+    write_durably(staged, seal({"format": FORMAT, **content, "returns": returns}).encode())
     staged.replace(path)
     sync(run_path)
     return path

@@ -163,6 +163,9 @@ def _finish(axes: Axes, entries: int, x: str) -> None:
 
 def _save(figure: Figure, out: str | Path) -> Path:
     out = Path(out)
+    if out.is_dir():
+        raise ValueError(f"out: expected a picture's path, such as {out / 'curves.png'}, got a folder, {out}")
+    out = out if out.suffix else out.with_suffix(".png")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
     return out

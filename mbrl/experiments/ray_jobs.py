@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,13 @@ from mbrl.experiments.jobs import Ending, work_to_the_end
 
 LOOK = 0.05
 """Seconds that Ray is given to say which tasks have ended."""
+
+
+def address_of(given: Sequence[str]) -> str | None:
+    """The address after `--ray`; None: a cluster on this machine. Raises ValueError where there are several."""
+    if len(given) > 1:
+        raise ValueError(f"ray: expected one address, or none for a cluster on this machine, got {' '.join(given)}")
+    return given[0] if given else None
 
 
 def connect(address: str | None, *, jobs: int) -> Any:

@@ -127,6 +127,7 @@ def _by_task(option: str, given: Iterable[str], tasks: Iterable[str]) -> dict[st
 
 def _gaps(results: Results) -> tuple[list[OracleGap], list[str]]:
     """Oracle gaps that run directories have (see `mbrl oracle-gap`), and what is to be said of damaged ones."""
+    from mbrl.experiments.checkpoint import checkpoints
     from mbrl.experiments.oracle_gap import load
     from mbrl.experiments.provenance import DamagedError
 
@@ -137,5 +138,11 @@ def _gaps(results: Results) -> tuple[list[OracleGap], list[str]]:
         except DamagedError as error:
             said.append(f"no oracle gap of {outcome.algorithm} on {outcome.env_id}, seed {outcome.seed}: {error}")
         else:
-            gaps += [] if gap is None else [gap]
+            gaps += [] if gap is None else [replace(gap, label=outcome.algorithm)]
+            newest = next((checkpoint.name for checkpoint in checkpoints(outcome.path)), None)
+            if gap is not None and newest is not None and not newest.endswith(f"-step{gap.steps}"):
+                said.append(
+                    f"the oracle gap of {outcome.algorithm} on {outcome.env_id}, seed {outcome.seed}, is of the model "
+                    f"after {gap.steps:,} steps, and the run went on: mbrl oracle-gap {outcome.path}"
+                )
     return gaps, said

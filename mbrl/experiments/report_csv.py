@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mbrl.experiments.findings import AtBudget, Estimate, RunRow, Summary
-from mbrl.experiments.oracle_gap import ARMS, GAPS, OracleGap, pool
+from mbrl.experiments.oracle_gap import ARMS, GAPS, OracleGap, groups, pool
 from mbrl.experiments.report_style import TIMED
 from mbrl.experiments.results import COSTS
 
@@ -150,16 +150,22 @@ def _evaluations(run: RunRow) -> Rows:
 
 
 def _oracle(gaps: Sequence[OracleGap]) -> Rows:
-    """Mean returns and gaps of each run, then of each task."""
+    """Mean returns and gaps of each run, then of each task; with labels, where there are several."""
     made: Rows = []
+    several = len({gap.label for gap in gaps}) > 1
     for gap in gaps:
-        row: dict[str, Any] = {"env_id": gap.env_id, "seed": gap.seed, "steps": gap.steps, "episodes": gap.episodes}
+        row: dict[str, Any] = {
+            "env_id": gap.env_id,
+            **({"algorithm": gap.label} if several else {}),
+            "seed": gap.seed,
+            "steps": gap.steps,
+            "episodes": gap.episodes,
+        }
         row |= {arm: sum(gap.returns[arm]) / len(gap.returns[arm]) if arm in gap.returns else None for arm in ARMS}
         row |= {f"{name}_gap": found.value if (found := gap.gap(name)) else None for name in GAPS}
         made.append(row)
-    for env_id, length in dict.fromkeys((gap.env_id, gap.max_steps) for gap in gaps):
-        pooled = pool([gap for gap in gaps if (gap.env_id, gap.max_steps) == (env_id, length)])
-        row = {"env_id": env_id, "seed": "all"}
+    for pooled in map(pool, groups(gaps)):
+        row = {"env_id": pooled.env_id, **({"algorithm": pooled.label} if several else {}), "seed": "all"}
         row |= {arm: found.value for arm, found in pooled.returns.items()}
         for name, found in pooled.gaps.items():
             row |= {f"{name}_gap": found.value, f"{name}_gap_low": found.low, f"{name}_gap_high": found.high}

@@ -10,7 +10,16 @@ import numpy as np
 from mbrl.experiments.charts import Guide, Line, line_chart
 from mbrl.experiments.interval_charts import Row, interval_chart
 from mbrl.experiments.markup import Markup, el
-from mbrl.experiments.oracle_gap import ARMS, Difference, HorizonError, OracleGap, PooledGap, pool
+from mbrl.experiments.oracle_gap import (
+    ARMS,
+    Difference,
+    HorizonError,
+    OracleGap,
+    PooledGap,
+    groups,
+    oracle_titles,
+    pool,
+)
 from mbrl.experiments.report_sections import Section, part
 from mbrl.experiments.report_style import NOTHING, Style, interval, number, percent, short_task
 from mbrl.experiments.report_tables import details, figure, legend, side_by_side, table
@@ -28,9 +37,7 @@ def oracle(gaps: Sequence[OracleGap]) -> Section | None:
     """Planner error apart from model error."""
     if not gaps:
         return None
-    groups: dict[tuple[str, int | None], list[OracleGap]] = defaultdict(list)
-    for gap in gaps:
-        groups[gap.env_id, gap.max_steps].append(gap)
+    found, titles = groups(gaps), oracle_titles(gaps)
     return part(
         "oracle",
         "Planner error and model error of PETS",
@@ -40,7 +47,7 @@ def oracle(gaps: Sequence[OracleGap]) -> Section | None:
             "what the run has learned. What the true dynamics would win is the model's error; what a wider search on "
             "the true dynamics would win is the planner's. Means over runs, with Student's t intervals.",
         ),
-        side_by_side([_gap_chart(pool(found)) for found in groups.values()]),
+        side_by_side([_gap_chart(pool(kind), titles[kind[0].label]) for kind in found]),
         el(
             "p",
             "The model's open-loop error on its newest data, which it had not seen; on the states that planning with "
@@ -48,23 +55,23 @@ def oracle(gaps: Sequence[OracleGap]) -> Section | None:
             "observations of all the run's real steps, the first of those up to its last fit.",
         ),
         legend(STATES),
-        side_by_side([_error_chart(found) for found in groups.values()]),
-        [_gap_tables(pool(found), found) for found in groups.values()],
+        side_by_side([_error_chart(kind, titles[kind[0].label]) for kind in found]),
+        [_gap_tables(pool(kind), kind, titles[kind[0].label]) for kind in found],
     )
 
 
-def _gap_chart(pooled: PooledGap) -> Markup:
+def _gap_chart(pooled: PooledGap, title: str) -> Markup:
     rows = [Row(name, None, found.value, found.low, found.high) for name, found in pooled.gaps.items()]
     chart = interval_chart(
         rows,
-        name=f"{pooled.env_id}: what is lost to each part",
+        name=f"{pooled.env_id}{title}: what is lost to each part",
         x_name="return lost",
         guides=[Guide(0, "nothing lost")],
     )
-    return figure(f"{short_task(pooled.env_id)}: return lost to", chart)
+    return figure(f"{short_task(pooled.env_id)}{title}: return lost to", chart)
 
 
-def _error_chart(gaps: Sequence[OracleGap]) -> Markup:
+def _error_chart(gaps: Sequence[OracleGap], title: str) -> Markup:
     """Model error by horizon, mean over runs."""
     lines = []
     for label, style in STATES.items():
@@ -76,16 +83,16 @@ def _error_chart(gaps: Sequence[OracleGap]) -> Markup:
         lines.append(Line(label, style, known, [float(np.mean(by_horizon[horizon])) for horizon in known]))
     env_id = gaps[0].env_id
     chart = line_chart(
-        lines, name=f"{env_id}: model error by horizon", x_name="steps ahead", y_name="error (std of the data)"
+        lines, name=f"{env_id}{title}: model error by horizon", x_name="steps ahead", y_name="error (std of the data)"
     )
-    return figure(f"{short_task(env_id)}: model error by horizon", chart)
+    return figure(f"{short_task(env_id)}{title}: model error by horizon", chart)
 
 
 def _errors(gap: OracleGap) -> dict[str, Sequence[HorizonError]]:
     return dict(zip(STATES, (gap.logged, gap.visited, gap.oracle), strict=True))
 
 
-def _gap_tables(pooled: PooledGap, gaps: Sequence[OracleGap]) -> list[Markup]:
+def _gap_tables(pooled: PooledGap, gaps: Sequence[OracleGap], title: str) -> list[Markup]:
     cut = gaps[0].max_steps
     length = "whole episodes" if cut is None else f"episodes of {cut:,} steps"
     arms: list[tuple] = [(ARMS[arm], _difference(found), found.n) for arm, found in pooled.returns.items()]
@@ -98,10 +105,10 @@ def _gap_tables(pooled: PooledGap, gaps: Sequence[OracleGap]) -> list[Markup]:
         for error in found
     ]
     return [
-        table(["planning through", "return", "runs"], arms, caption=f"{pooled.env_id}, {length}"),
+        table(["planning through", "return", "runs"], arms, caption=f"{pooled.env_id}{title}, {length}"),
         table(["return lost to the", "difference", "runs"], lost),
         details(
-            f"Model error of each run on {pooled.env_id}",
+            f"Model error of each run on {pooled.env_id}{title}",
             table(["run", "on states of", "steps ahead", "error (std)", "in 90 % interval"], errors, left=2),
         ),
     ]

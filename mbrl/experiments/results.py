@@ -34,6 +34,7 @@ from mbrl.experiments.costs import Sizes, cost_curves
 from mbrl.experiments.metrics import METRICS, STEP
 from mbrl.experiments.provenance import unseal
 from mbrl.experiments.run import Run
+from mbrl.pipelines.bookkeeping import differences
 from mbrl.seeding import derive
 
 COSTS = ("steps", "minutes", "cpu_minutes", "gradient_steps", "model_steps", "flops")
@@ -184,6 +185,11 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
             f"{_name(label, run)} is not complete: it took {_steps_done(run, rows):,} of "
             f"{config['total_timesteps']:,} steps"
         )
+    if changed := _changed(run.header):
+        said.append(
+            f"{_name(label, run)} went on with other settings ({', '.join(changed)}; mbrl resume --settings): those "
+            "that are shown are the last, and the curve is that of several"
+        )
     final, told = _final(run)
     said += [f"{_name(label, run)}: {text}" for text in told]
     outcome = Outcome(
@@ -205,6 +211,16 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
         complete=complete,
     )
     return outcome, said
+
+
+def _changed(header: Mapping[str, Any]) -> list[str]:
+    """Names of settings that were changed on the way; more steps alone are no other settings."""
+    found = set()
+    for change in header.get("changes", []):
+        for part, before in change["config"].items():
+            now = header["config"].get(part)
+            found |= set(differences(before, now)) if isinstance(before, dict) and isinstance(now, dict) else set()
+    return sorted(found - {"total_timesteps"})
 
 
 def _check(costs: dict[str, np.ndarray], path: Path) -> list[str]:

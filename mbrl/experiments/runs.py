@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+import torch
 
 from mbrl.envs.make import make_env
 from mbrl.experiments import agent_runs, offline_runs, pets_runs, sb3_runs
@@ -127,6 +128,13 @@ def load_policy(run: Run, env: gym.Env, *, policy: Literal["mpc", "distilled"] |
 
 def _is_offline(run: Run) -> bool:
     return run.algo in offline_runs.OFFLINE
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of torch. Raises ValueError where there would be none."""
+    if threads < 1:
+        raise ValueError(f"threads: expected at least 1, got {threads}")
+    torch.set_num_threads(threads)
 
 
 def check_minutes(minutes: float | None) -> None:

@@ -25,6 +25,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import Tensor
 
 from mbrl.experiments.sb3_presets import SB3Config
+from mbrl.pipelines.agent_checks import device_of
 from mbrl.pipelines.bookkeeping import part
 from mbrl.seeding import derive
 
@@ -62,8 +63,10 @@ def make_model(algorithm: str, config: SB3Config, make_env: Callable[[], gym.Env
     """A model ready to learn in environments of its own, which it closes with `model.get_env().close()`.
 
     Raises:
-        ValueError: a hyperparameter is unknown or out of range, or the environment does not fit the algorithm.
+        ValueError: a hyperparameter is unknown or out of range, the device is not here, or the environment does not fit
+            the algorithm.
     """
+    device_of(config.device)  # where there is no such device, the library would take the CPU without a word
     envs: VecEnv = DummyVecEnv([lambda: Monitor(make_env())] * config.num_envs)
     if config.normalize:
         envs = VecNormalize(envs, gamma=config.hyperparameters.get("gamma", 0.99))

@@ -61,11 +61,11 @@ def train_sb3_run(run: Run, *, stop: Callable[[], bool] | None = None, progress:
         return steps
     if not checkpoints(run.path):
         check_not_finished(run, config.total_timesteps)
-    _clear(run)
     seed = _seed(run.seed)
     eval_env = environment(run.env_id, {})
     model = models.make_model(run.algo, config, lambda: environment(run.env_id, {}), seed)
     policy = models.policy_of(model, seed)
+    _clear(run)  # now that the settings are known to fit
 
     def evaluate_now(steps: int) -> dict[str, float]:
         key = derive(run.seed, "evaluate", steps)

@@ -38,13 +38,12 @@ def ope(
         model_cache: Folder of fitted models.
         threads: CPU threads of torch.
     """
-    import torch
-
     from mbrl.experiments.ope import OPEConfig
     from mbrl.experiments.ope_runs import evaluate_runs
+    from mbrl.experiments.runs import set_threads
     from mbrl.learners.fqe import FQEConfig
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
     config = OPEConfig(discount=discount, seed=seed, fqe=FQEConfig(updates=updates))
     evaluate_runs(
         runs,
@@ -89,13 +88,11 @@ def online(
         minutes: Stop after about as many, with a checkpoint.
         threads: CPU threads of torch.
     """
-    import torch
-
     from mbrl.experiments import runs
     from mbrl.experiments.online_runs import create_online_run, default_config
     from mbrl.experiments.reports import report_training
 
-    torch.set_num_threads(threads)
+    runs.set_threads(threads)
     runs.check_minutes(minutes)
     given = {"update_ratio": update_ratio, "model_every": model_every, "device": device}
     changes = {name: value for name, value in given.items() if value is not None}

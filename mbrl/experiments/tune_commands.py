@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ def tune(
         out: Folder of the study; tune/ENV__ALGORITHM by default.
     """
     from mbrl.experiments import tune_workers as places
+    from mbrl.experiments.ray_jobs import address_of
     from mbrl.experiments.runs import check_minutes
     from mbrl.experiments.tune import tune as search
 
@@ -68,7 +70,7 @@ def tune(
     study = _study(algorithm, env_id, preset, space, total_timesteps, eval_every, eval_episodes, seeds, seed)
     folder = out or Path("tune") / f"{env_id.replace('/', '-')}__{algorithm}"
     _announce(study, folder)
-    workers = places.LocalWorkers(jobs) if ray is None else places.RayWorkers(ray[0] if ray else None, jobs)
+    workers = places.LocalWorkers(jobs) if ray is None else places.RayWorkers(address_of(ray), jobs)
     try:
         rows = search(study, folder, workers, trials=trials, minutes=minutes, say=_say)
     except KeyboardInterrupt:
@@ -114,11 +116,12 @@ def oracle_gap(
             search, or episodes are cut.
         threads: CPU threads of torch.
     """
-    import torch
-
     from mbrl.experiments import oracle_gap as gaps
+    from mbrl.experiments.runs import set_threads
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
+    if not runs:
+        raise ValueError("runs: expected at least one run directory of pets, got none: mbrl oracle-gap runs/*__pets__*")
     for path in runs:
         allowed = gaps.TRUE_STEPS if true_steps is None else true_steps
         print(describe(gaps.oracle_gap(path, episodes=episodes, true_steps=allowed)), flush=True)
@@ -196,7 +199,7 @@ def _study(
     seed: int,
 ) -> TuneStudy:
     from mbrl.experiments.tune_space import default_space, first_choice, parse
-    from mbrl.experiments.tune_trial import TuneStudy, present_settings
+    from mbrl.experiments.tune_trial import TuneStudy, new_run, present_settings
 
     settings = present_settings(algorithm, env_id, preset)
     ranges = tuple(parse(text, settings) for text in space) or default_space(algorithm, settings)
@@ -208,8 +211,13 @@ def _study(
     every = max(1, steps // 10) if eval_every is None else eval_every
     if every < 1:
         raise ValueError(f"eval_every: expected at least 1, for evaluations are what is scored, got {every}")
+    if every > steps:
+        raise ValueError(
+            f"eval_every: expected at most total_timesteps ({steps}), for a score to choose by, got {every}"
+        )
     study = TuneStudy(algorithm, env_id, ranges, preset, steps, every, eval_episodes, seeds, seed)
-    study.settings(first_choice(ranges, settings))
+    with tempfile.TemporaryDirectory(prefix="mbrl-") as aside:  # what does not fit is told before the first trial
+        new_run(study, first_choice(ranges, settings), seed=0, root=Path(aside))
     return study
 
 

@@ -147,29 +147,35 @@ def _train(root: Path, study: TuneStudy, chosen: dict[str, Value], seed: int, wa
     from mbrl.experiments import runs
     from mbrl.experiments.lock import locked
     from mbrl.experiments.run import Run
-    from mbrl.experiments.start import start_run
 
     there = sorted(root.glob(f"*__{seed}__*/config.json"))
-    if there:
-        run = Run.open(there[-1].parent)
-    else:
-        config, *learner = study.settings(chosen).values()
-        run = start_run(
-            study.algorithm,
-            root=root,
-            env_id=study.env_id,
-            dataset=None,
-            config=config,
-            learner=learner[0] if learner else None,
-            preset=study.preset,
-            seed=seed,
-            distill=False,
-            tensorboard=False,
-        )
-    watch.run = run
+    watch.run = run = Run.open(there[-1].parent) if there else new_run(study, chosen, seed=seed, root=root)
     with locked(run.path, wait=True):  # a worker whose study was killed takes a moment to end
         runs.train_run(run, progress=False, stop=watch)
     return run
+
+
+def new_run(study: TuneStudy, chosen: dict[str, Value], *, seed: int, root: Path) -> Any:
+    """A run directory of a trial's settings.
+
+    Raises:
+        ValueError: they do not fit the environment, or there is none of that id.
+    """
+    from mbrl.experiments.start import start_run
+
+    config, *learner = study.settings(chosen).values()
+    return start_run(
+        study.algorithm,
+        root=root,
+        env_id=study.env_id,
+        dataset=None,
+        config=config,
+        learner=learner[0] if learner else None,
+        preset=study.preset,
+        seed=seed,
+        distill=False,
+        tensorboard=False,
+    )
 
 
 class _Reports:

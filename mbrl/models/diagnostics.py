@@ -51,8 +51,11 @@ def open_loop_report(
             with which only reports on the same batch can be compared.
 
     Raises:
-        ValueError: a horizon is below 1, or there are fewer than 19 particles, too few for an interval of 90 %.
+        ValueError: a horizon or `starts` is below 1, or there are fewer than 19 particles, too few for an interval of
+            90 %.
     """
+    if starts < 1:
+        raise ValueError(f"starts: expected at least 1, got {starts}")
     if not horizons or min(horizons) < 1:
         raise ValueError(f"horizons: expected one or more, of 1 step at least, got {tuple(horizons)}")
     if particles < 19:

@@ -17,7 +17,7 @@ from mbrl.models.grouping import Grouping, group_rows
 from mbrl.models.network import ACTIVATIONS
 from mbrl.processors import Precision, warn_of_slow_bfloat16
 from planners.derivatives import Expansion, curvature, expand_autodiff
-from planners.dynamics import Reward, Step, Termination, check_result
+from planners.dynamics import Reward, Step, Termination, check_result, check_untouched
 from planners.rows import map_rows
 
 Propagation = Literal["ts_inf", "ts1", "ts1_independent", "expectation"]
@@ -125,6 +125,8 @@ class EnsembleDynamics:
         Actions are [rows, act], or int64 [rows] where the ensemble's are discrete.
         """
         action = action if self.ensemble.discrete_actions else action.to(state.obs)
+        if not self._checked:
+            self.ensemble.check_actions(action)
         seen = self.ensemble.encode(action)
         prediction = None
         if generator is None or self.propagation == "expectation":
@@ -136,9 +138,12 @@ class EnsembleDynamics:
                 if self.penalty is None:
                     change = self._sample(state, seen, generator)
                 else:  # which asks all members anyway
+                    if self.propagation == "ts_inf":
+                        self._group(state)  # which checks members, once a plan
                     prediction = self._predict(state.obs, seen)
                     change = self._choose(prediction, state, generator)
         next_obs = state.obs + change[:, : self.ensemble.obs_dim]
+        given = () if self._checked else tuple(x.detach().clone() for x in (state.obs, action, next_obs))
         reward = change[:, -1] if self.reward is None else self.reward(state.obs, action, next_obs)
         if self.termination is None:
             terminated = torch.zeros(len(action), dtype=torch.bool, device=action.device)
@@ -148,7 +153,7 @@ class EnsembleDynamics:
         if self.penalty is not None:
             penalty = self.penalty(prediction or self.ensemble.predict(state.obs, action))
         if not self._checked:
-            self.ensemble.check_actions(action)
+            check_untouched("reward or termination", given, (state.obs, action, next_obs))
             check_result("reward", reward, state.obs.shape[:1], state.obs.dtype)
             check_result("termination", terminated, state.obs.shape[:1], torch.bool)
             if penalty is not None:

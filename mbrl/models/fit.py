@@ -106,7 +106,7 @@ def fit(
             diverged.
     """
     holdout = holdout if holdout is not None else (0.2 if epochs is None and steps is None else 0.0)
-    _check_arguments(ensemble, epochs, steps, max_steps, holdout, elites, batch_size, patience)
+    _check_arguments(ensemble, epochs, steps, max_steps, holdout, elites, batch_size, patience, max_holdout, lr)
     batch = data if isinstance(data, TransitionBatch) else data.all()
     inputs, targets = _columns(ensemble, batch)
     train, held = _split(data, len(inputs), holdout, max_holdout, generator(seed, "fit", "holdout"))
@@ -314,11 +314,16 @@ def _check_arguments(
     elites: int | None,
     batch_size: int,
     patience: int,
+    max_holdout: int,
+    lr: float,
 ) -> None:
     numbers = {"epochs": epochs, "steps": steps, "max_steps": max_steps, "batch_size": batch_size, "patience": patience}
+    numbers["max_holdout"] = max_holdout
     for name, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    if not lr > 0:
+        raise ValueError(f"lr: expected a positive step size, got {lr}")
     if epochs is not None and steps is not None:
         raise ValueError(f"steps: expected either steps or epochs, got steps={steps} and epochs={epochs}")
     if max_steps is not None and (steps is not None or holdout == 0):

@@ -126,11 +126,16 @@ class GaussianEnsemble:
         return (action.to(self.device).unsqueeze(-1) == kinds).to(self.dtype)
 
     def check_actions(self, action: Tensor) -> None:
-        """Check that discrete actions are among those that there are.
+        """Check that actions are [rows, act], or [rows] where discrete, and then among those that there are.
 
         Raises:
-            ValueError: one is not.
+            ValueError: they are not.
         """
+        own = () if self.discrete_actions else (self.action_dim,)
+        if not action.dim() or tuple(action.shape[1:]) != own:
+            raise ValueError(
+                f"action: expected shape [{', '.join(map(str, ('rows', *own)))}], got {list(action.shape)}"
+            )
         if self.discrete_actions:
             wrong = (action < 0) | (action >= self.action_dim)
             if bool(wrong.any()):
@@ -140,6 +145,7 @@ class GaussianEnsemble:
 
     def scaled_inputs(self, obs: Float[Tensor, "*rows obs"], action: Tensor) -> Tensor:
         """What the networks see: the columns `seen` of (obs, action), standardised: [*rows, in]."""
+        obs = obs.to(self.device, self.dtype)
         return self.inputs.normalize(torch.cat([obs, self.encode(action)], -1).index_select(-1, self.seen))
 
     def predict(self, obs: Float[Tensor, "*members rows obs"], action: Tensor) -> Prediction:
@@ -177,7 +183,7 @@ class GaussianEnsemble:
         """Restore what `state_dict` returned, from an ensemble built with the same arguments.
 
         Raises:
-            ValueError: a tensor is missing, unknown, or of another shape.
+            ValueError: a tensor is missing, unknown, or of another shape, or elites are no members.
         """
         mine = self._named()
         if set(state) != set(mine):
@@ -191,6 +197,9 @@ class GaussianEnsemble:
                     f"state[{name!r}]: expected shape {list(tensor.shape)}, got {list(state[name].shape)}; "
                     "build the ensemble with the arguments it was saved with"
                 )
+        elites = state["elites"]
+        if elites.dim() != 1 or not set(elites.tolist()) <= set(range(self.members)) or not len(elites):
+            raise ValueError(f"state['elites']: expected some of 0 to {self.members - 1}, got {elites.tolist()}")
         new = {name: state[name].to(tensor, copy=True) for name, tensor in mine.items()}
         inputs, targets = (Normalizer(n, device=self.device, dtype=self.dtype) for n in (len(self.seen), self.out_dim))
         for name, scale in (("inputs", inputs), ("targets", targets)):

@@ -112,6 +112,25 @@ def test_without_both_kinds_the_best_is_asked_for(tmp_path):
     assert steps.question.startswith("Which algorithm takes the fewest real steps on Pendulum-v1")
 
 
+def test_a_task_without_a_scale_is_left_out_of_the_answer_over_all(tmp_path):
+    """On Reacher-v5 both are worse than random actions."""
+    cells = []
+    for algo, returns in (("sac", {"Pendulum-v1": -200, "InvertedPendulum-v5": 900, "Reacher-v5": -300}),
+                          ("td3", {"Pendulum-v1": -900, "InvertedPendulum-v5": 100, "Reacher-v5": -400})):  # fmt: skip
+        for env_id, ret in returns.items():
+            cells += [(algo, write_run(tmp_path, algo, seed, [ret - seed], env_id=env_id)) for seed in range(5)]
+    summary = summarise(
+        read_results(cells), budgets=dict.fromkeys(("Pendulum-v1", "InvertedPendulum-v5", "Reacher-v5"), 100)
+    )
+    (overall,) = [a for a in summary.answers if a.question == "Which algorithm is best over all tasks?"]
+    assert overall.decided
+    assert overall.answer.startswith("sac: over 2 tasks at their budgets, sac has the highest score")
+    assert "not counted: Reacher-v5 (nothing is better than random actions there)" in overall.answer
+    reacher = find(summary.tasks, env_id="Reacher-v5")
+    assert reacher.best_return < reacher.threshold < -5  # actions held at their middle
+    assert "that of actions held at the middle of their range, than which none is better" in reacher.threshold_source
+
+
 def test_labels_without_a_known_cost_are_named(tmp_path):
     cells = [("mbpo", write_run(tmp_path, "mbpo", seed, [-200])) for seed in range(2)]
     cells += [("sac", write_run(tmp_path, "sac", seed, [-900])) for seed in range(2)]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mbrl.cli import main
+from mbrl.cli import _changed, main
 from mbrl.data.datasets import DatasetInfo, save_dataset
+from mbrl.learners.dqn import DQNConfig
+from mbrl.pipelines.pets_config import PETSConfig
 from tests.mbrl.offline_cases import pendulum_data
 
 TINY = [
@@ -118,3 +120,13 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 141
+
+
+def test_settings_that_are_true_or_false_can_be_changed() -> None:
+    """As options they have no value."""
+    present = {"config": PETSConfig(), "learner": DQNConfig()}
+    changed = _changed(present, ("objective=True", "double=false", "lr=1e-4", "diagnostic_horizons="))
+    assert changed["config"] == replace(PETSConfig(), objective=True, diagnostic_horizons=())
+    assert changed["learner"] == replace(DQNConfig(), double=False, lr=1e-4)
+    with pytest.raises(ValueError, match="settings: expected double=true or double=false, got 'maybe'"):
+        _changed(present, ("double=maybe",))

@@ -388,6 +388,8 @@ def test_two_comparisons_do_not_share_a_report(tmp_path, capsys):
         ),
         ("compare --env-id A-v1 --algorithms sac --total-timesteps 0", "total_timesteps: expected at least 1, got 0"),
         ("compare --env-id A-v1 --algorithms sac --total-timesteps 10 --seeds 0", "seeds: expected at least 1, got 0"),
+        ("compare --study smoke --gpu-share 0.5", "gpu_share: expected --ray beside it"),
+        ("compare --study smoke --ray one two", "ray: expected one address"),
         ("compare --study smoke --seeds 0", "study: expected no settings of a study beside it"),
         ("compare --study smoke --eval-every 0", "study: expected no settings of a study beside it"),
         ("compare --env-id A-v1 --algorithms sac --total-timesteps 10007", "eval_every: expected it to be given"),

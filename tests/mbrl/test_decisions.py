@@ -39,6 +39,35 @@ def test_ties_and_ends_are_enumerated():
     assert found.p == pytest.approx(np.mean(np.abs(every - 0.5) >= abs(seen - 0.5) - 1e-12))
 
 
+def test_a_task_with_more_runs_counts_no_more_than_another():
+    """One task of ten runs each for the second, two of two runs each for the first: no task outweighs the others."""
+    many = returns(*range(10)), returns(*range(20, 30))
+    few = returns(5, 6), returns(1, 2)
+    found = judge([many, few, few])
+    assert found.better == pytest.approx(2 / 3)
+    assert not found.decided
+    assert judge([many]).decided
+
+
+def test_unequal_tasks_are_enumerated():
+    """All ways to deal out the runs of two tasks, 2 against 3 and 1 against 2, by the mean share of pairs."""
+    tasks = [(returns(3, 6), returns(1, 4, 5)), (returns(2), returns(1, 3))]
+
+    def shares(pair: tuple[Sample, Sample]) -> list[float]:
+        times = np.concatenate([pair[0].time, pair[1].time])
+        dealt = []
+        for chosen in itertools.combinations(range(len(times)), len(pair[0].time)):
+            rest = np.delete(times, chosen)
+            dealt.append(np.mean(times[list(chosen)][:, None] < rest))
+        return dealt
+
+    means = np.array([np.mean(both) for both in itertools.product(*map(shares, tasks))])
+    seen = np.mean([shares(pair)[0] for pair in tasks])
+    found = judge(tasks)
+    assert found.better == pytest.approx(seen)
+    assert found.p == pytest.approx(np.mean(np.abs(means - 0.5) >= abs(seen - 0.5) - 1e-12))
+
+
 def test_few_runs_decide_nothing_whatever_they_show():
     for n, m, least in ((2, 2, 2 / 6), (3, 3, 2 / 20), (4, 4, 2 / 70), (2, 8, 2 / 45)):
         found = judge([(returns(*range(10, 10 + n)), returns(*range(m)))])

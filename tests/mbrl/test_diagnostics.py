@@ -89,3 +89,5 @@ def test_bad_arguments() -> None:
         open_loop_report(model(), batch, episodes, horizons=(0, 1), generator=seeded())
     with pytest.raises(ValueError, match="particles: expected at least 19"):
         open_loop_report(model(), batch, episodes, particles=5, generator=seeded())
+    with pytest.raises(ValueError, match="starts: expected at least 1, got 0"):
+        open_loop_report(model(), batch, episodes, starts=0, generator=seeded())

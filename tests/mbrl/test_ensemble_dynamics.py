@@ -206,6 +206,7 @@ def test_uncertainty_is_the_disagreement_in_units_of_the_data() -> None:
         ({"termination": lambda o, a, n: n[:, 0]}, "termination: expected dtype torch.bool"),
         ({"termination": lambda o, a, n: (n > 0).any()}, r"termination: expected shape \[6\], got \[\]"),
         ({"penalty": lambda p: p.std.mean(0)}, r"penalty: expected shape \[6\], got \[6, 3\]"),
+        ({"reward": lambda o, a, n: n[:, 0].sub_(1.0)}, "reward or termination: expected a new tensor"),
     ],
 )
 def test_what_users_functions_return_is_checked(kwargs: dict, message: str) -> None:
@@ -220,6 +221,20 @@ def test_bad_arguments() -> None:
         EnsembleDynamics(trained(), reward=reward, propagation="ts2")
     with pytest.raises(ValueError, match=r"obs: expected shape \[rows, 3\], got \[3\]"):
         EnsembleDynamics(trained(), reward=reward).reset(torch.zeros(3))
+    for shape in ((4, ACT + 1), (4,)):
+        dynamics = EnsembleDynamics(trained(), reward=reward)
+        with pytest.raises(ValueError, match=rf"^action: expected shape \[rows, {ACT}\], got \[4"):
+            dynamics.step(dynamics.reset(torch.zeros(4, OBS)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("penalty", [None, lambda p: p.std.mean((0, 2))])
+def test_members_that_are_no_elites_any_more_are_noticed(penalty) -> None:
+    dynamics = EnsembleDynamics(trained(elites=(0, 1)), reward=reward, penalty=penalty)
+    state, action = start(dynamics, 6, 3)
+    ensemble = dynamics.ensemble
+    ensemble.replace(ensemble.parameters, ensemble.inputs, ensemble.targets, torch.tensor([2, 3]))
+    with pytest.raises(ValueError, match="state: expected members among the elites"):
+        dynamics.step(state, action, generator=seeded())
 
 
 def test_steps_leave_no_graph_unless_it_is_asked_for() -> None:

@@ -379,6 +379,8 @@ def test_a_cap_cuts_early_stopping_short_and_keeps_the_best() -> None:
         ({"steps": 50, "patience": 0}, "patience: expected at least 1"),
         ({"steps": 50, "max_steps": 5}, "max_steps: expected a holdout that decides"),
         ({"max_steps": 0}, "max_steps: expected at least 1"),
+        ({"max_holdout": 0}, "max_holdout: expected at least 1, got 0"),
+        ({"steps": 5, "lr": 0.0}, "lr: expected a positive step size, got 0.0"),
         ({"steps": 50, "lr": 1e300}, "lr: training diverged"),
     ],
 )

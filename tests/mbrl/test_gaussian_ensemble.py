@@ -144,6 +144,15 @@ def test_state_dict_of_another_ensemble_is_refused() -> None:
         make(members=3).load_state_dict(GaussianEnsemble(3, 2, members=3, hidden=(8,)).state_dict())
     with pytest.raises(ValueError, match=r"state\['weights\.0'\]: expected shape \[3, 5, 8\], got \[2, 5, 8\]"):
         make(members=3).load_state_dict(make(members=2).state_dict())
+    with pytest.raises(ValueError, match=r"state\['elites'\]: expected some of 0 to 1, got \[7\]"):
+        make(members=2).load_state_dict({**make(members=2).state_dict(), "elites": torch.tensor([7])})
+
+
+def test_observations_in_double_precision_are_taken() -> None:
+    """As MuJoCo's are."""
+    ensemble = GaussianEnsemble(3, 2, members=2, hidden=(8,))
+    obs, action = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    torch.testing.assert_close(ensemble.predict(obs, action), ensemble.predict(obs.float(), action.float()))
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,13 @@ def test_mazes_have_the_books_shortest_ways(env_id, before, change, after):
     assert shortest(env) == after
 
 
+def test_walls_may_be_lists_as_json_has_them():
+    cells = ((2, 1), (1, 0))
+    assert Maze(walls=[list(cell) for cell in cells], start=[2, 0]).P == Maze(walls=cells).P
+    with pytest.raises(ValueError, match="start: expected a free cell"):
+        Maze(walls=[[2, 0]])
+
+
 def test_moves_walls_and_the_goal():
     env = Maze(render_mode="ansi")
     state, _ = env.reset(seed=0)

@@ -31,6 +31,13 @@ def test_columns_that_never_change_become_zero():
     assert normalizer.normalize(x)[:, :3].abs().max() == 0
 
 
+def test_what_rounding_leaves_of_zero_is_no_change():
+    """A row with a real number there would be 1e11 standard deviations away."""
+    x = torch.tensor([[1e-17], [-2e-17], [0.0]], dtype=torch.float64)
+    normalizer = Normalizer(1, dtype=torch.float64).fit(x)
+    assert normalizer.normalize(torch.tensor([[1e-6]], dtype=torch.float64)).abs().max() < 1e-5
+
+
 def test_before_fit_nothing_changes():
     x = torch.randn(3, 2, generator=generator(0))
     assert torch.equal(Normalizer(2).normalize(x), x)

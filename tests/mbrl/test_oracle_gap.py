@@ -28,7 +28,7 @@ from mbrl.experiments.oracle_arms import (
     true_problem,
     wider,
 )
-from mbrl.experiments.oracle_gap import FILE, OracleGap, difference, load, oracle_gap, pool, save
+from mbrl.experiments.oracle_gap import FILE, OracleGap, difference, groups, load, oracle_gap, pool, save
 from mbrl.experiments.pets_runs import create_pets_run, train_pets_run
 from mbrl.experiments.run import Run
 from mbrl.pipelines.off_policy_presets import off_policy_preset
@@ -174,6 +174,10 @@ def test_the_command_prints_gaps(run, capsys):
     assert "lost to the model" in printed
     assert "wider search" in printed
     assert "1000 are allowed" in printed
+    assert main(["oracle-gap", str(run.path), "--threads", "0"]) == 2
+    assert "threads: expected at least 1, got 0" in capsys.readouterr().err
+    assert main(["oracle-gap"]) == 2
+    assert "runs: expected at least one run directory of pets, got none" in capsys.readouterr().err
 
 
 def test_other_runs_and_runs_without_a_model_are_refused(tmp_path):
@@ -284,6 +288,20 @@ def test_runs_are_pooled_each_counting_once():
         pool([measured(), measured(env_id="Reacher-v5")])
     with pytest.raises(ValueError, match="one environment"):
         pool([])
+
+
+def test_what_differs_is_not_pooled():
+    """Labels of a report, objectives and lengths: each by itself."""
+    kinds = [measured(label="narrow"), measured(label="wide"), measured(objective=True), measured(max_steps=5)]
+    again = [replace(gap, run="b", seed=1) for gap in kinds]
+    assert groups([*kinds, *again]) == [[gap, other] for gap, other in zip(kinds, again, strict=True)]
+    assert pool([kinds[1], again[1]]).label == "wide"
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_episode_that_diverged_both_ways_has_no_gap():
+    lost = measured(returns={"true": (-math.inf, 2.0), "learned": (-math.inf, 1.0)})
+    assert math.isnan(lost.gap("model").value)
 
 
 def test_it_is_kept_as_it_is_and_damage_is_told(tmp_path):

@@ -95,6 +95,15 @@ def test_a_run_without_an_episode_is_named(tmp_path: Path, drawn: list[Figure]) 
     assert legend(drawn[0]) == ["pets, seed 0 (no episode yet)"]
 
 
+def test_the_path_that_is_told_is_the_pictures(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    out = plot_runs([run.path], tmp_path / "curves")
+    assert out == tmp_path / "curves.png"
+    assert out.exists()
+    with pytest.raises(ValueError, match=r"out: expected a picture's path, such as .*, got a folder"):
+        plot_runs([run.path], tmp_path)
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
         plot_runs([], tmp_path / "x.png")

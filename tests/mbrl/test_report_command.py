@@ -6,14 +6,18 @@ import csv
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
 import pytest
 
 from mbrl.cli import main
+from mbrl.experiments.oracle_gap import save
 from mbrl.experiments.report_commands import named_runs
+from mbrl.experiments.run import Run
 from tests.mbrl.comparison_cases import write_run
+from tests.mbrl.report_cases import invented_gaps
 
 RETURNS = {"sac": [-1400.0, -1200.0, -1000.0], "td3": [-1400.0, -1300.0]}
 
@@ -73,6 +77,36 @@ def test_a_damaged_oracle_gap_is_told(root: Path, tmp_path: Path, capsys: pytest
     warning = f"no oracle gap of sac on Pendulum-v1, seed 0: {path / 'oracle_gap.json'} is damaged"
     assert f"warning: {warning}" in capsys.readouterr().out
     assert warning in unescape((tmp_path / "report" / "report.html").read_text())
+
+
+def test_gaps_are_told_apart_by_label_and_stale_ones_are_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow, wide = (shutil.copytree(root / "sac", tmp_path / name) for name in ("narrow", "wide"))
+    for folder, better in ((narrow, 500.0), (wide, 10.0)):
+        for path in sorted(folder.iterdir()):
+            true = {"true": (-100.0, -100.0 - path.name.count("1")), "learned": (-100.0 - better, -100.0 - better)}
+            save(replace(invented_gaps()[0], returns=true, steps=17), path)
+            (path / "checkpoints" / "000001-step90").mkdir(parents=True)
+    out = tmp_path / "report"
+    assert main(["report", f"narrow={narrow}", f"wide={wide}", "--out", str(out)]) == 0
+    pooled = [row for row in rows(out / "csv" / "oracle_gap.csv") if row["seed"] == "all"]
+    assert [row["algorithm"] for row in pooled] == ["narrow", "wide"]
+    assert float(pooled[0]["model_gap"]) > 490 > 20 > float(pooled[1]["model_gap"])
+    assert "Pendulum-v1, narrow, whole episodes" in unescape((out / "report.html").read_text())
+    stale = "the oracle gap of wide on Pendulum-v1, seed 1, is of the model after 17 steps, and the run went on"
+    assert stale in capsys.readouterr().out
+
+
+def test_runs_that_went_on_with_other_settings_are_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = shutil.copytree(root / "sac", tmp_path / "runs")
+    run = Run.open(sorted(runs.iterdir())[0])
+    run.change({**run.config, "learner": {**run.config["learner"], "lr": 1e-5}})
+    run.keep_changes()
+    assert main(["report", str(runs), "--out", str(tmp_path / "report")]) == 0
+    assert "went on with other settings (lr; mbrl resume --settings)" in capsys.readouterr().out
 
 
 def test_the_printed_command_makes_the_same_report(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,6 +239,16 @@ def test_a_run_whose_checkpoint_is_damaged_starts_anew(trained, tmp_path):
     load_checkpoint(run.path)
 
 
+def test_settings_that_do_not_fit_leave_what_was_learned(tmp_path):
+    run = train(tmp_path, "sb3-a2c")
+    before = run.metrics_path.read_bytes()
+    run.change({"sb3": {**run.config["sb3"], "hyperparameters": {"learning_rate": -1.0}}})
+    with pytest.raises(ValueError, match="learning rate"):
+        train_sb3_run(run, progress=False)
+    assert run.metrics_path.read_bytes() == before
+    load_checkpoint(run.path)
+
+
 def test_the_end_is_exact_where_a_round_is_cut_short(tmp_path):
     run = train(tmp_path, "sb3-ppo", total_timesteps=40, eval_every=10)
     steps = [row["time/total_timesteps"] for row in run.metrics() if "eval/mean_reward" in row]
@@ -291,6 +301,7 @@ def test_from_the_command_line(tmp_path, capsys):
         ("sb3-ppo", "Pendulum-v1", {"hyperparameters": {"learning_rate": "fast"}}, "learning_rate: .*lin_NUMBER.*fast"),
         ("sb3-ppo", "Pendulum-v1", {"action_noise": 0.1}, "action_noise: expected 0, for sb3-ppo"),
         ("sb3-ppo", "Pendulum-v2", {}, "did you mean"),
+        ("sb3-ppo", "Pendulum-v1", {"device": "bogus"}, "device: expected one that is here, such as cpu, got 'bogus'"),
         (
             "sb3-ppo",
             "Pendulum-v1",

@@ -1,5 +1,6 @@
 """Known tasks against the real environments, and `verify` against functions that are wrong."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -151,6 +152,27 @@ def test_an_id_with_its_module_is_the_same_task() -> None:
     assert (
         pets_preset("gymnasium.envs.mujoco:InvertedPendulum-v5") == pets_preset("InvertedPendulum-v5") != PETSConfig()
     )
+
+
+def test_what_a_wrapper_may_change_is_not_taken_for_known() -> None:
+    """A reward may depend on x, and columns may be others."""
+    env = make_env("HalfCheetah-v5")
+    known, watched = task(env), task(gym.wrappers.RecordEpisodeStatistics(env))
+    assert known.ignored_inputs == watched.ignored_inputs == (0,)
+    assert watched.terminal_value is not None
+    for wrapped in (gym.wrappers.TransformReward(env, lambda r: -r), gym.Wrapper(env)):
+        assert task(wrapped).ignored_inputs == ()
+        assert task(wrapped).terminal_value is None
+    assert task(gym.make("CartPole-v1")).ignored_inputs == (0,)
+    assert task(gym.make("CartPole-v1", sutton_barto_reward=True)).ignored_inputs == ()
+
+
+@pytest.mark.parametrize("model", [true_model, simulator])
+def test_true_models_of_other_actions_are_refused(model: Callable[..., Any]) -> None:
+    """Plans in [-1, 1] would be executed as three times as much."""
+    env = gym.wrappers.RescaleAction(make_env("InvertedPendulum-v5"), np.float32(-1), np.float32(1))
+    with pytest.raises(ValueError, match=r"^env: expected actions in Box\(-3.0, 3.0.* got Box\(-1.0, 1.0"):
+        model(env)
 
 
 def test_what_the_library_does_not_know() -> None:

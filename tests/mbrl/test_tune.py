@@ -381,6 +381,21 @@ def test_the_command_fails_where_no_trial_came_to_its_end(tmp_path, capsys, monk
     assert main([*arguments, "--minutes", "0"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pets", "--env-id", "NoSuch-v0"], "env_id: "),
+        (["sac", "--env-id", "CartPole-v1"], "for continuous actions"),
+        (["sac", "--env-id", PENDULUM, "--total-timesteps", "60", "--eval-every", "61"], "eval_every: expected at mos"),
+        (["sac", "--env-id", PENDULUM, "--ray", "one", "two"], "ray: expected one address"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_the_first_trial(words, message, tmp_path, capsys):
+    assert main(["tune", *words, "--out", str(tmp_path / "study")]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("study/trials/*"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1_200)
 def test_processes_come_to_the_trials_of_one_process(whole, tmp_path):
