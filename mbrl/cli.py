@@ -243,6 +243,20 @@ def doctor() -> int:
     return 0 if report.ok else 1
 
 
+NAMES_OF_SB3 = {
+    "learning_rate": "--lr",
+    "gamma": "--discount",
+    "learning_starts": "--initial-steps",
+    "train_freq": "--update-every",
+    "gradient_steps": "--update-ratio, updates per real step",
+    "ent_coef": "--temperature, or none to learn it",
+    "policy_delay": "--actor-every",
+    "net_arch": "--hidden",
+    "target_update_interval": "--target-every, in updates",
+}
+"""What other libraries call settings, and what they are called here."""
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the command line; returns the exit status (0, 1 where a command says no, 2 for bad input)."""
     args = sys.argv[1:] if args is None else args
@@ -306,11 +320,20 @@ def _train_command(args: list[str], env_id: str) -> Callable[..., int]:
     values = {i + 1 for i, arg in enumerate(args) if arg.replace("_", "-") in named}
     algorithm = next((arg for i, arg in enumerate(args) if i not in values and arg in ALGORITHMS), None)
     if algorithm is None:
+        if f"sb3-{args[1] if len(args) > 1 else ''}" in SB3:
+            raise ValueError(f"algorithm: expected one of the library's, got {args[1]!r}: did you mean sb3-{args[1]}?")
         return train
     if algorithm == "pets":
         return functools.partial(train, config=pets_preset(env_id))
     if algorithm in SB3:
         return functools.partial(train, config=sb3_preset(algorithm, env_id).config)
+    for arg in args:
+        theirs = arg.removeprefix("--").partition("=")[0].replace("-", "_")
+        if arg.startswith("--") and theirs in NAMES_OF_SB3:
+            raise ValueError(
+                f"{theirs}: expected a setting of {algorithm}, got one of stable-baselines3: here it is "
+                f"{NAMES_OF_SB3[theirs]}; mbrl train {algorithm} --env-id ID --help shows all"
+            )
     from mbrl.experiments.start import find_preset  # which imports torch
 
     found = find_preset(algorithm, env_id, _value(args, "--dataset"), _value(args, "--preset") or None)

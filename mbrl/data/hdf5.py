@@ -38,7 +38,7 @@ def h5() -> Any:
     try:
         import h5py
     except ImportError:
-        raise ValueError('datasets need h5py: pip install "mbrl-planners[datasets]"') from None
+        raise ValueError('datasets need h5py: pip install ".[datasets]"') from None
     return h5py
 
 
@@ -145,7 +145,7 @@ def check_seal(path: Path) -> str:
         raise DatasetError(f"{path}: the head of the file is damaged; restore it from a copy") from None
     if version > FORMAT:
         raise DatasetError(
-            f"{path}: expected format {FORMAT} or older, got {version}; upgrade: pip install --upgrade mbrl-planners"
+            f"{path}: expected format {FORMAT} or older, got {version}; upgrade: git pull; pip install ."
         )
     if sha256 != digest(path, BLOCK):
         raise DatasetError(

@@ -87,7 +87,7 @@ def write(parts: Iterator[Dataset], path: Path, *, dataset_id: str | None = None
     try:
         from minari.dataset.minari_storage import MinariStorage
     except ImportError:
-        raise ValueError('Minari export needs minari: pip install "mbrl-planners[datasets]"') from None
+        raise ValueError('Minari export needs minari: pip install ".[datasets]"') from None
     h5()
     check_free(path)
     name = dataset_id or _dataset_id(path)

@@ -90,7 +90,8 @@ def check_spaces(env: gym.Env | gym.vector.VectorEnv, *, discrete: bool = False)
         if not discrete:
             raise ValueError(
                 f"env: {name} has actions in {action_space}; {SUPPORTED}. Discrete actions are for DQN and discrete "
-                "SAC (mbrl train dqn), and for tree search: planners.mcts on a true or learned model"
+                "SAC (mbrl train dqn), and for tree search: planners.mcts on a true or learned model, or mbrl mpc "
+                "--planner uct"
             )
         if action_space.start != 0:
             raise ValueError(f"env: expected discrete actions from 0, {name} has {action_space}; wrap its actions")

@@ -180,7 +180,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint: {path} has format {manifest['format']}, written by mbrl-planners "
             f"{manifest.get('versions', {}).get('mbrl-planners', '?')}; this version reads formats up to {FORMAT}. "
-            f"Upgrade: pip install --upgrade mbrl-planners"
+            f"Upgrade: git pull; pip install ."
         )
     return manifest
 

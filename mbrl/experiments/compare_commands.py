@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -132,7 +132,7 @@ def _study(
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     if budget < 1:
         raise ValueError(f"total_timesteps: expected at least 1, got {budget}")
-    every = _default_every(budget) if eval_every is None else eval_every
+    every = _default_every(budget, _together(algorithms, env_ids)) if eval_every is None else eval_every
     longer, apart = _numbers("times", times, algorithms), _numbers("eval_times", eval_times, algorithms)
     entries = []
     for label in algorithms:
@@ -142,9 +142,18 @@ def _study(
     return Study("", tasks, tuple(entries), tuple(range(5 if seeds is None else seeds)))
 
 
-def _default_every(budget: int) -> int:
-    """Real steps between evaluations."""
-    for count in DIVISIONS:
+def _together(algorithms: Sequence[str], env_ids: Sequence[str]) -> int:
+    """Evaluations are after a multiple of so many steps, which presets take at once in several environments."""
+    from mbrl.experiments.sb3_presets import SB3, sb3_preset
+
+    return math.lcm(
+        *(sb3_preset(one, env_id).config.num_envs for one in algorithms if one in SB3 for env_id in env_ids)
+    )
+
+
+def _default_every(budget: int, together: int) -> int:
+    """Real steps between evaluations; where `together` can't be kept to, whatever number of steps says so itself."""
+    for count in (*(one for one in DIVISIONS if budget % (one * together) == 0), *DIVISIONS):
         if budget % count == 0:
             return budget // count
     raise ValueError(

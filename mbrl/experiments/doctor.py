@@ -73,7 +73,7 @@ def _ours() -> Iterator[Finding]:
             yield Problem(
                 f"the package {other!r} also installs the import name {name!r}; the two overwrite each other's files "
                 f"and can't share an environment",
-                f"pip uninstall {other} && pip install --force-reinstall --no-deps {DISTRIBUTION}",
+                f"pip uninstall {other} && pip install --force-reinstall --no-deps .",
             )
 
 
@@ -97,7 +97,7 @@ def _libraries() -> Iterator[Finding]:
             )
     for extra in sorted({*extras, *missing_extras} - {"dev"}):
         missing = missing_extras.get(extra)
-        text = f'not installed (optional): pip install "{DISTRIBUTION}[{extra}]"' if missing else "installed"
+        text = f'not installed (optional): pip install ".[{extra}]"' if missing else "installed"
         yield f"extra {extra}", text
 
 

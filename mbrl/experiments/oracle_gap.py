@@ -301,7 +301,7 @@ def load(run_path: str | Path) -> OracleGap | None:
             f"{path} is damaged ({error}); remove it, and measure again: mbrl oracle-gap {run_path}"
         ) from None
     if content.pop("format") > FORMAT:
-        raise ValueError(f"{path} was written by a newer version; upgrade: pip install --upgrade mbrl-planners")
+        raise ValueError(f"{path} was written by a newer version; upgrade: git pull; pip install .")
     errors = {name: _errors(content[name]) for name in ("logged", "visited", "oracle")}
     returns = {
         arm: tuple(-math.inf if ret is None else ret for ret in stored) for arm, stored in content["returns"].items()

@@ -40,7 +40,7 @@ def connect(address: str | None, *, jobs: int) -> Any:
     try:
         import ray
     except ImportError:
-        raise ValueError('ray: expected Ray to be installed; pip install "mbrl-planners[ray]"') from None
+        raise ValueError('ray: expected Ray to be installed; pip install ".[ray]"') from None
     module: Any = ray
     here = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
     try:

@@ -100,7 +100,7 @@ class Run:
             raise ValueError(
                 f"run: {file} has format {header['format']}, written by mbrl-planners "
                 f"{header.get('versions', {}).get('mbrl-planners', '?')}; this version reads formats up to {FORMAT}. "
-                f"Upgrade: pip install --upgrade mbrl-planners"
+                f"Upgrade: git pull; pip install ."
             )
         return cls(path, header, tensorboard=tensorboard)
 
@@ -211,7 +211,7 @@ class _TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ValueError(
-                'tensorboard: expected the optional extra to be installed; pip install "mbrl-planners[tensorboard]"'
+                'tensorboard: expected the optional extra to be installed; pip install ".[tensorboard]"'
             ) from None
         self._open, self._path, self._x = SummaryWriter, path / "tensorboard", x
         self._writer: Any = None

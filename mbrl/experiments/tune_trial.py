@@ -110,7 +110,7 @@ def open_storage(folder: Path) -> Any:
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError:
-        raise ValueError('tune: expected Optuna to be installed; pip install "mbrl-planners[tune]"') from None
+        raise ValueError('tune: expected Optuna to be installed; pip install ".[tune]"') from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Absolute: Optuna's lock is a link to the journal's name, and where that leads nowhere, the lock of a process that
     # was killed is waited for without end.

@@ -1,5 +1,6 @@
 """The command line: what a user types, what comes out, and what bad input gets."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -130,3 +131,16 @@ def test_settings_that_are_true_or_false_can_be_changed() -> None:
     assert changed["learner"] == replace(DQNConfig(), double=False, lr=1e-4)
     with pytest.raises(ValueError, match="settings: expected double=true or double=false, got 'maybe'"):
         _changed(present, ("double=maybe",))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train sac --env-id Pendulum-v1 --learning-rate 1e-3", "learning_rate: expected a setting of sac, .*--lr"),
+        ("train dqn --env-id CartPole-v1 --gamma=0.9", "gamma: expected a setting of dqn, .* --discount"),
+        ("train ppo --env-id Pendulum-v1", "got 'ppo': did you mean sb3-ppo?"),
+    ],
+)
+def test_names_of_other_libraries_are_known(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert re.search(message, capsys.readouterr().err)

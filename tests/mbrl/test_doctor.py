@@ -59,7 +59,7 @@ def test_a_missing_extra_is_no_problem_but_comes_with_its_command(monkeypatch: p
     _missing(monkeypatch, tensorboard=None)
     report = diagnose()
     assert report.ok
-    assert 'pip install "mbrl-planners[tensorboard]"' in dict(report.facts)["extra tensorboard"]
+    assert 'pip install ".[tensorboard]"' in dict(report.facts)["extra tensorboard"]
 
 
 def test_another_package_of_our_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def browser() -> Iterator[Any]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        missing('needs playwright: pip install "mbrl-planners[dev]"')
+        missing('needs playwright: pip install ".[dev]"')
     with sync_playwright() as driver:
         own = driver.chromium.executable_path
         path = own if os.path.exists(own) else next(filter(None, map(shutil.which, NAMES)), None)
