@@ -32,7 +32,7 @@ from mbrl.experiments.comparability import (
 )
 from mbrl.experiments.costs import Sizes, cost_curves
 from mbrl.experiments.metrics import METRICS, STEP
-from mbrl.experiments.provenance import unseal
+from mbrl.experiments.provenance import DISTRIBUTION, unseal
 from mbrl.experiments.run import Run
 from mbrl.pipelines.bookkeeping import differences
 from mbrl.seeding import derive
@@ -185,6 +185,9 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
             f"{_name(label, run)} is not complete: it took {_steps_done(run, rows):,} of "
             f"{config['total_timesteps']:,} steps"
         )
+    if len(software := run.header.get("software", [])) > 1:
+        found = ", ".join(sorted({_software(one) for one in software}))
+        said.append(f"{_name(label, run)} was made and trained with several versions of this library: {found}")
     if changed := _changed(run.header):
         said.append(
             f"{_name(label, run)} went on with other settings ({', '.join(changed)}; mbrl resume --settings): those "
@@ -211,6 +214,11 @@ def _read(label: str, path: Path) -> tuple[Outcome, list[str]]:
         complete=complete,
     )
     return outcome, said
+
+
+def _software(noted: Mapping[str, Any]) -> str:
+    commit = noted.get("git_commit")
+    return f"{(noted.get('versions') or {}).get(DISTRIBUTION, 'unknown')}" + (f" at {commit[:12]}" if commit else "")
 
 
 def _changed(header: Mapping[str, Any]) -> list[str]:

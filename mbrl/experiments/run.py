@@ -116,15 +116,24 @@ class Run:
         self.header = unseal(self._unwritten)
         self.config = self.header["config"]
 
-    def note_machine(self) -> None:
-        """Add this process's machine and threads to the list `machines` of config.json, where they are not yet in it.
+    def note_process(self) -> None:
+        """Add this process's machine and threads to the list `machines` of config.json, and its versions and commit to
+        `software`, where they are not yet in it.
 
-        A run may be trained elsewhere than where its directory was made (`machine`), and in pieces on several machines.
+        A run may be trained elsewhere than where its directory was made (`machine`, `versions`, `git_commit`), and in
+        pieces on several machines, with a library that was updated in between.
         """
+        made = {name: self.header.get(name) for name in ("versions", "git_commit")}
+        software = self.header.get("software", [made])
+        ours = {"versions": versions(), "git_commit": git_commit()}
         noted, here = self.header.get("machines", []), machine()
-        if here in noted:
+        if here in noted and ours in software:
             return
-        self.header = {**self.header, "machines": [*noted, here]}
+        self.header = {
+            **self.header,
+            "machines": noted if here in noted else [*noted, here],
+            "software": software if ours in software else [*software, ours],
+        }
         text = seal(self.header).encode()
         if self._unwritten is None:
             _write_header(self.path, text)

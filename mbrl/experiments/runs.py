@@ -58,7 +58,7 @@ def train_run(
         def ends() -> bool:
             return bool(asked) or time.monotonic() >= end or (stop is not None and stop())
 
-        run.note_machine()
+        run.note_process()
         steps = _train(run, ends, dataset, settings)
     if asked and steps < total(run):
         raise KeyboardInterrupt

@@ -138,6 +138,6 @@ def _modules(algorithm: str) -> tuple[ModuleType, ModuleType]:
     except ImportError as error:
         raise ValueError(
             f"algorithm: {algorithm} needs stable-baselines3 and sb3-contrib ({error}); "
-            'pip install "mbrl-planners[sb3]"'
+            'pip install ".[sb3]"'
         ) from None
     return sb3_models, sb3_training

@@ -168,7 +168,7 @@ def test_a_newer_version_is_refused_and_kept(tmp_path: Path) -> None:
     newest = checkpoints(tmp_path)[0]
     manifest = unseal((newest / MANIFEST).read_bytes())
     (newest / MANIFEST).write_text(seal({**manifest, "format": 2}))
-    with pytest.raises(ValueError, match=r"format 2.*formats up to 1.*pip install --upgrade"):
+    with pytest.raises(ValueError, match=r"format 2.*formats up to 1.*Upgrade: git pull; pip install"):
         load_checkpoint(tmp_path)
     save(tmp_path, 3)
     assert newest.exists()

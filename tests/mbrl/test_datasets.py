@@ -292,5 +292,5 @@ def test_files_of_newer_versions_and_without_h5py_say_what_to_install(
     with pytest.raises(DatasetError, match="expected format 1 or older, got 7; upgrade"):
         load_dataset(path)
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(ValueError, match=r"pip install \"mbrl-planners\[datasets\]\""):
+    with pytest.raises(ValueError, match=r"pip install \"\.\[datasets\]\""):
         save_dataset(DATA, tmp_path / "other.hdf5")

@@ -98,15 +98,20 @@ def test_gaps_are_told_apart_by_label_and_stale_ones_are_told(
     assert stale in capsys.readouterr().out
 
 
-def test_runs_that_went_on_with_other_settings_are_told(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_runs_that_went_on_with_other_settings_or_software_are_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = shutil.copytree(root / "sac", tmp_path / "runs")
     run = Run.open(sorted(runs.iterdir())[0])
     run.change({**run.config, "learner": {**run.config["learner"], "lr": 1e-5}})
     run.keep_changes()
+    monkeypatch.setattr("mbrl.experiments.run.git_commit", lambda: "b" * 40)
+    run.note_process()
     assert main(["report", str(runs), "--out", str(tmp_path / "report")]) == 0
-    assert "went on with other settings (lr; mbrl resume --settings)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "went on with other settings (lr; mbrl resume --settings)" in printed
+    assert "was made and trained with several versions of this library: " in printed
+    assert f" at {'b' * 12}" in printed
 
 
 def test_the_printed_command_makes_the_same_report(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

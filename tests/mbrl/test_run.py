@@ -37,17 +37,17 @@ def test_two_runs_of_one_second_have_directories_of_their_own(tmp_path: Path) ->
 
 def test_the_machines_that_train_a_run_are_noted(run: Run) -> None:
     file = run.path / "config.json"
-    run.note_machine()
+    run.note_process()
     noted = file.read_bytes()
     opened = Run.open(run.path)
     assert opened.header["machines"] == [machine()]
-    opened.note_machine()  # goes on where it was
+    opened.note_process()  # goes on where it was
     assert file.read_bytes() == noted
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
         opened.change({**opened.config, "lr": 1.0})
-        opened.note_machine()
+        opened.note_process()
     finally:
         torch.set_num_threads(before)
     assert file.read_bytes() == noted  # with settings that may not fit
@@ -84,7 +84,7 @@ def test_every_flipped_byte_of_the_config_is_noticed_or_harmless(run: Run) -> No
 
 def test_a_newer_format_is_refused(run: Run) -> None:
     (run.path / "config.json").write_text(seal({**run.header, "format": 2}))
-    with pytest.raises(ValueError, match=r"format 2.*formats up to 1.*pip install --upgrade"):
+    with pytest.raises(ValueError, match=r"format 2.*formats up to 1.*Upgrade: git pull; pip install"):
         Run.open(run.path)
 
 

@@ -329,7 +329,7 @@ def test_what_to_install_is_said(tmp_path, monkeypatch):
     for name in ("sb3_models", "sb3_training"):
         monkeypatch.delitem(sys.modules, f"mbrl.experiments.{name}", raising=False)
         monkeypatch.delattr(f"mbrl.experiments.{name}", raising=False)
-    with pytest.raises(ValueError, match=r"mbrl-planners\[sb3\]"):
+    with pytest.raises(ValueError, match=r"\.\[sb3\]"):
         create_sb3_run(tmp_path, "Pendulum-v1", "sb3-ppo", SB3Config(), seed=0)
 
 
