@@ -218,7 +218,7 @@ def test_a_run_that_was_finished_is_taken_up_with_its_steps(algorithm: str) -> N
     }[algorithm]
     first, again = (kind(env.observation_space, env.action_space, hidden=SMALL) for _ in range(2))
     first.learn(40, env, recorder=memory, **settings)
-    again.learn(40, env, recorder=memory, **settings)
+    again.learn(40, env, recorder=Memory(memory.saved[-1]), **settings)
     assert (again.steps, again.updates) == (first.steps, first.updates) == (40, first.updates)
     first.learn(20, env, **settings)
     again.learn(20, env, **settings)
