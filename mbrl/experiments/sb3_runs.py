@@ -137,7 +137,6 @@ def _modules(algorithm: str) -> tuple[ModuleType, ModuleType]:
         from mbrl.experiments import sb3_models, sb3_training
     except ImportError as error:
         raise ValueError(
-            f"algorithm: {algorithm} needs stable-baselines3 and sb3-contrib ({error}); "
-            'pip install ".[sb3]"'
+            f'algorithm: {algorithm} needs stable-baselines3 and sb3-contrib ({error}); pip install ".[sb3]"'
         ) from None
     return sb3_models, sb3_training
