@@ -99,9 +99,9 @@ def _overall(comparison: Comparison, aggregates: Sequence[Aggregate]) -> Iterato
         f"{_told(best.iqm, ' a task')}; the next is {others[0].label}, {_told(others[0].iqm, ' a task')}; {made.why}"
     )
     missing = [label for label in comparison.labels if label not in [row.label for row in full]]
-    text += _left_out(dict.fromkeys(missing, "not on all tasks"))
     without = [task.env_id for task in comparison.tasks if task not in tasks]
-    text += _left_out(dict.fromkeys(without, "nothing is better than random actions there"))
+    reasons = dict.fromkeys(missing, "not on all tasks")
+    text += _left_out(reasons | dict.fromkeys(without, "nothing is better than random actions there"))
     verb = f"{best.label}" if made.decided else "Undecided"
     yield Answer("Which algorithm is best over all tasks?", f"{verb}: {text}.", None, made.decided)
 
