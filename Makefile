@@ -44,7 +44,7 @@ bench: $(READY)  ## Run the benchmarks that fit two CPU cores.
 compare-smoke: $(READY)  ## Compare four algorithms on tiny budgets, in minutes (JOBS=2, RUNS=runs, OUT=comparison).
 	$(BIN)/mbrl compare --study smoke --root $(RUNS) --out $(OUT)/smoke --jobs $(JOBS) --oracle-episodes 1
 
-compare-small: $(READY)  ## Compare five algorithms on four tasks: hours, it can be stopped (JOBS=2, RUNS=runs, OUT=comparison).
+compare-small: $(READY)  ## Compare six algorithms on four tasks: hours, it can be stopped (JOBS=2, RUNS=runs, OUT=comparison).
 	$(BIN)/mbrl compare --study small --root $(RUNS) --out $(OUT)/small --jobs $(JOBS) --oracle-episodes 2
 
 clean:  ## Remove what the other targets made.

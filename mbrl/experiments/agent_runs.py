@@ -1,6 +1,7 @@
 """Runs of agents (learners without planning) in run directories: start, go on, and load what was learned."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -58,12 +59,7 @@ class Algorithm(NamedTuple):
 
 
 def _off_policy(name: str) -> Algorithm:
-    def preset(env_id: str, chosen: str | None) -> Any:
-        if chosen is not None:
-            raise ValueError(f"preset: expected none, for {name} has one an environment, got {chosen!r}")
-        return off_policy_preset(name, env_id)
-
-    return Algorithm(OffPolicyConfig, train_off_policy, preset)
+    return Algorithm(OffPolicyConfig, train_off_policy, functools.partial(off_policy_preset, name))
 
 
 def _dyna(env_id: str, chosen: str | None) -> Any:

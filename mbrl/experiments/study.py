@@ -222,6 +222,7 @@ SMALL = Study(
         Entry("pets", "pets"),
         Entry("mbpo", "mbpo"),
         Entry("sac", "sac", times=4),
+        Entry("sac:mbpo", "sac", "mbpo", times=2),
         Entry("sb3-sac", "sb3-sac", times=4),
         Entry("sb3-ppo", "sb3-ppo", times=20),
     ),

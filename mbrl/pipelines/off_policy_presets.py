@@ -9,6 +9,8 @@ from mbrl.learners.discrete_sac import DiscreteSACConfig
 from mbrl.learners.dqn import DQNConfig
 from mbrl.learners.sac import DROQ, REDQ, SACConfig
 from mbrl.learners.td3 import TD3Config
+from mbrl.pipelines.mbpo_config import PRESETS as MBPO_PRESETS
+from mbrl.pipelines.mbpo_config import mbpo_preset
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
 
 
@@ -105,6 +107,29 @@ def loop_defaults(learner: Any) -> OffPolicyConfig:
     return min((p for p in DEFAULTS.values() if type(p.learner) is type(learner)), key=differing).config
 
 
-def off_policy_preset(algorithm: str, env_id: str) -> OffPolicyPreset:
-    """The preset of an algorithm and an environment; the algorithm's defaults where there is none."""
-    return PRESETS.get((algorithm, env_id.rpartition(":")[2]), DEFAULTS[algorithm])
+def off_policy_preset(algorithm: str, env_id: str, name: str | None = None) -> OffPolicyPreset:
+    """The preset of an algorithm and an environment; the algorithm's defaults where there is none.
+
+    Args:
+        name: "mbpo", of SAC where MBPO has a preset: MBPO without its model. None: the algorithm's own.
+
+    Raises:
+        ValueError: there is no preset of that name.
+    """
+    known = env_id.rpartition(":")[2]
+    if name is None:
+        return PRESETS.get((algorithm, known), DEFAULTS[algorithm])
+    if algorithm != "sac":
+        raise ValueError(f"preset: expected none, for {algorithm} has one an environment, got {name!r}")
+    if known not in MBPO_PRESETS:
+        raise ValueError(f"preset: expected none for {env_id}, where MBPO has no preset either, got {name!r}")
+    if name != "mbpo":
+        raise ValueError(f"preset: expected mbpo or none for {env_id}, got {name!r}")
+    return _without_model(env_id)
+
+
+def _without_model(env_id: str) -> OffPolicyPreset:
+    """SAC with the settings that it has within MBPO: what is left of a difference is the model's doing."""
+    mbpo, learner, env_kwargs = mbpo_preset(env_id)
+    config = OffPolicyConfig(**{field.name: getattr(mbpo, field.name) for field in fields(OffPolicyConfig)})
+    return OffPolicyPreset(config, learner, env_kwargs)

@@ -24,7 +24,8 @@ from mbrl.experiments.study import (
     cells,
     study_record,
 )
-from mbrl.pipelines.off_policy_presets import PRESETS
+from mbrl.pipelines.mbpo_config import mbpo_preset
+from mbrl.pipelines.off_policy_presets import PRESETS, off_policy_preset
 
 POLE = Task("InvertedPendulum-v5", budget=600, eval_every=300, eval_episodes=2)
 SAC = Entry("sac", "sac")
@@ -82,6 +83,16 @@ def test_settings_are_the_preset_but_for_length_and_evaluations():
     assert (made.config.total_timesteps, made.config.eval_every, made.config.eval_episodes) == (1_800, 600, 2)
 
 
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "mbrl/CartPoleSwingUp-v0", "HalfCheetah-v5", "Ant-v5"])
+def test_sac_has_mbpos_settings_where_that_is_asked_for(env_id):
+    control, mbpo = off_policy_preset("sac", env_id, "mbpo"), mbpo_preset(env_id)
+    assert control.learner == mbpo.learner
+    assert control.env_kwargs == mbpo.env_kwargs
+    other = {name for name, value in asdict(control.config).items() if value != getattr(mbpo.config, name)}
+    assert not other
+    assert control.config.update_ratio >= 10 > off_policy_preset("sac", env_id).config.update_ratio
+
+
 def test_networks_live_where_the_entry_says():
     for algorithm in ("pets", "sac", "mbpo", "dyna", "reinforce", "sb3-ppo"):
         made = [cell_settings(Cell(POLE, Entry("x", algorithm, device=device), seed=0)) for device in ("cpu", "cuda:1")]
@@ -97,6 +108,8 @@ def test_networks_live_where_the_entry_says():
         (Entry("x", "nothing"), 600, "expected those of mbrl train --help, got 'nothing'"),
         (Entry("x", "cql"), 600, "got cql, which learns from a dataset"),
         (Entry("x", "mbpo", preset="large"), 600, "preset: expected one of small, paper"),
+        (Entry("x", "sac", preset="large"), 600, "preset: expected mbpo or none for InvertedPendulum-v5, got 'large'"),
+        (Entry("x", "td3", preset="mbpo"), 600, "preset: expected none, for td3 has one an environment, got 'mbpo'"),
         (Entry("dqn", "dqn"), 2_000, "dqn on InvertedPendulum-v5: .*use SAC"),
     ],
 )
@@ -120,8 +133,15 @@ def test_the_named_studies_are_what_their_reports_say():
         "Reacher-v5": (3_000, 500, 5),
     }
     times = {entry.label: (entry.times, entry.eval_times) for entry in SMALL.entries}
-    assert times == {"pets": (1, 1), "mbpo": (1, 1), "sac": (4, 1), "sb3-sac": (4, 1), "sb3-ppo": (20, 1)}
-    assert len(list(cells(SMALL))) == 100
+    assert times == {
+        "pets": (1, 1),
+        "mbpo": (1, 1),
+        "sac": (4, 1),
+        "sac:mbpo": (2, 1),
+        "sb3-sac": (4, 1),
+        "sb3-ppo": (20, 1),
+    }
+    assert len(list(cells(SMALL))) == 120
     assert len(list(cells(SMOKE))) == 16
     assert study_record(SMOKE)["tasks"][0]["env_id"] == "Pendulum-v1"
 
