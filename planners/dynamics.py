@@ -175,7 +175,9 @@ class FunctionDynamics:
         for action in actions.unbind(0):
             next_state = self.transition(path[-1], action)
             if self.noise is not None and generator is not None:
-                next_state = next_state + self.noise(path[-1], action, generator)
+                noise = self.noise(path[-1], action, generator)
+                check_result("noise", noise, state.shape, state.dtype)  # the first step may have had no generator
+                next_state = next_state + noise
             path.append(next_state)
         states, shape = torch.stack(path), actions.shape[:2]
         before, after, flat = states[:-1].flatten(0, 1), states[1:].flatten(0, 1), actions.flatten(0, 1)

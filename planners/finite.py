@@ -85,7 +85,11 @@ class FiniteMDP:
     def reset(self, obs: Float[Tensor, "rows obs"]) -> Int[Tensor, "rows"]:
         if obs.dim() != 2 or obs.shape[1] != 1:
             raise ValueError(f"obs: expected state numbers of shape [rows, 1], got {list(obs.shape)}")
-        return obs[:, 0].long()
+        state = obs[:, 0].long()
+        wrong = (state != obs[:, 0]) | (state < 0) | (state >= self.states)
+        if bool(wrong.any()):
+            raise ValueError(f"obs: expected state numbers from 0 to {self.states - 1}, got {obs[wrong][0].item():g}")
+        return state
 
     def observe(self, state: Int[Tensor, "rows"]) -> Float[Tensor, "rows 1"]:
         return state[:, None].to(self.reward)

@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from planners.box import Box
 from planners.checks import check_sizes
-from planners.ilqr_search import Reason, Rules, begin, iterate
+from planners.ilqr_search import Reason, Rules, begin, iterate, relax
 from planners.planner import Plan, never
 from planners.problem import Problem
 from planners.risk import mean
@@ -35,9 +35,10 @@ class ILQRInfo(NamedTuple):
     states: Any
     """Nominal states, [batch, horizon + 1, ...]."""
     gains: Float[Tensor, "batch horizon act dx"]
-    """Feedback of the last backward pass: u = actions + gains difference(x, states). 0 before the first one."""
+    """Feedback of the last backward pass: u = actions + gains difference(x, states). 0 before the first one. Where the
+    search for a step ended with regularisation, of one more pass with as little of it as will do."""
     feedforward: Float[Tensor, "batch horizon act"]
-    """The step of the last backward pass."""
+    """The step of that backward pass."""
     iterations: Int[Tensor, "batch"]
     """Steps taken."""
     reason: Int[Tensor, "batch"]
@@ -121,7 +122,7 @@ class ILQR:
                 break
             search = iterate(problem, start, search, rules)
             costs.append(search.best.cost)
-        search = search.end(search.running, Reason.ITERATIONS)
+        search = relax(problem, search.end(search.running, Reason.ITERATIONS), rules)
         costs += costs[-1:] * (self.iterations + 1 - len(costs))
         best = search.best
         info = ILQRInfo(

@@ -121,13 +121,7 @@ def iterate(problem: Problem, start: Any, search: Search, rules: Rules) -> Searc
 
     # What an element that has ended knows of its own last model stays.
     expected = torch.where(search.running, -(policy.linear + policy.quadratic), search.expected)
-    keep = search.running[:, None, None]
-    search = search._replace(
-        model=model,
-        gains=torch.where(keep[..., None], policy.gains.transpose(0, 1), search.gains),
-        feedforward=torch.where(keep, policy.feedforward.transpose(0, 1), search.feedforward),
-        expected=expected,
-    )
+    search = _with_policy(search._replace(model=model, expected=expected), policy, search.running)
     precision = 10 * torch.finfo(best.actions.dtype).eps if rules.tolerance else 0.0
     threshold = max(rules.tolerance, precision) * (1 + best.cost.abs())
     search = search.end(torch.maximum(expected, policy.residual) <= threshold, Reason.CONVERGED)
@@ -136,12 +130,42 @@ def iterate(problem: Problem, start: Any, search: Search, rules: Rules) -> Searc
     return _step(problem, start, search, policy, rules)
 
 
+def relax(problem: Problem, search: Search, rules: Rules) -> Search:
+    """The policies of elements that have ended, about their trajectories, with as little regularisation as they need.
+
+    What the search for a step added takes feedback to nothing. Who was stopped has no time left for another pass.
+    """
+    ended = sum(search.reason == reason for reason in (Reason.CONVERGED, Reason.STUCK, Reason.ITERATIONS)) > 0
+    again = ended & (search.regularization > 0)
+    if not bool(again.any()):
+        return search
+    best, zero = search.best, torch.zeros_like(search.regularization)
+    model = search.model or local_model(problem, best.states, best.actions, best.alive, second_order=rules.second_order)
+    afresh = search._replace(
+        regularization=zero,
+        growth=torch.ones_like(zero),
+        reason=torch.where(again, int(Reason.RUNNING), search.reason),
+    )
+    _, policy = _solve(afresh, model, rules)
+    return _with_policy(search, policy, again & ~policy.failed)
+
+
+def _with_policy(search: Search, policy: Policy, rows: Tensor) -> Search:
+    """The elements `rows` have this policy."""
+    new = rows[:, None, None]
+    return search._replace(
+        gains=torch.where(new[..., None], policy.gains.transpose(0, 1), search.gains),
+        feedforward=torch.where(new, policy.feedforward.transpose(0, 1), search.feedforward),
+    )
+
+
 def _solve(search: Search, model: LocalModel, rules: Rules) -> tuple[Search, Policy]:
     """The backward pass, with as much regularisation as each element needs."""
     bounds = None
     if rules.box is not None:
-        actions = search.best.actions.double().transpose(0, 1)
-        bounds = tuple((b.to(actions) - actions)[..., None] for b in (rules.box.low, rules.box.high))
+        # Bounds as the actions hold them: one that is on a bound is so exactly.
+        actions = search.best.actions.transpose(0, 1)
+        bounds = tuple((b.to(actions).double() - actions.double())[..., None] for b in (rules.box.low, rules.box.high))
     while True:
         wanted = search.running & (search.regularization < MOST)
         policy = solve_backwards(model, search.regularization, bounds, wanted)  # type: ignore[arg-type]

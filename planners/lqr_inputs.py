@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from planners.checks import check_sizes
+
 _ROUNDING = 1e-13
 """Of eigenvalues in float64, beside the largest."""
 
@@ -33,11 +35,11 @@ def arrange(
     terms = {name: read(name, x, shape[name], device, 2) for name, x in given.items()}
     ends = {name: read(name, x, shape[name], device, 1) for name, x in final.items()}
     lengths = {name: x.shape[1] for name, x in terms.items() if x.shape[1] != 1}
-    if horizon is not None and horizon < 1:
-        raise ValueError(f"horizon: expected at least 1, got {horizon}")
+    if horizon is not None:
+        check_sizes(horizon=horizon)
     T = horizon if horizon is not None else max(lengths.values(), default=0)
     if T == 0:
-        raise ValueError("horizon: expected a number of steps, for no argument varies with time, got None")
+        raise ValueError("horizon: expected a number of steps, for no argument has more than one, got None")
     wrong = {name: length for name, length in lengths.items() if length != T}
     if wrong:
         raise ValueError(

@@ -241,16 +241,15 @@ class MPC:
         if self.on_invalid == "raise":
             row = int((~plan.valid).nonzero()[0, 0])
             raise InvalidPlanError(
-                f"every candidate plan of batch element {row} met a reward or observation that is not finite"
-                f"{self._first_bad_row(plan.actions, start, row)}. "
-                'Check the dynamics and the reward there, or pass on_invalid="hold"'
+                f"every candidate plan of batch element {row} met a number that is not finite"
+                f'{self._first_bad_row(plan.actions, start, row)}. Check that, or pass on_invalid="hold"'
             )
         # At the start of an episode the action of an invalid plan is the planner's initial one.
         hold = action if last is None else where_rows(fresh, action, last)
         return where_rows(plan.valid, action, hold)
 
     def _first_bad_row(self, actions: Tensor, start: Any, row: int) -> str:
-        """Where the plan of a batch element first meets something that is not finite; "" where it does not again."""
+        """What the plan of a batch element first meets that is not finite, as far as it does so again."""
         dynamics, generator = self.problem.dynamics, self._generator(0, actions.device)
         state = dynamics.assign(start, 1, generator=generator)
         for t in range(actions.shape[1]):
@@ -258,10 +257,14 @@ class MPC:
             state, step = dynamics.step(state, actions[:, t], generator=generator)
             if not (step.reward[row].isfinite() and step.obs[row].isfinite().all()):
                 return (
-                    f". First at step {t} of the plan: obs {before}, action {actions[row, t].tolist()}, "
-                    f"next_obs {step.obs[row].tolist()}, reward {step.reward[row].item()}"
+                    f": dynamics or reward, first at step {t} of the plan: obs {before}, action "
+                    f"{actions[row, t].tolist()}, next_obs {step.obs[row].tolist()}, reward {step.reward[row].item()}"
                 )
-        return f", from obs {dynamics.observe(start)[row].tolist()} on"
+        value = self.problem.terminal_value
+        if value is not None and not value(step.obs)[row].isfinite():
+            return f": terminal_value, {value(step.obs)[row].item()} of obs {step.obs[row].tolist()}"
+        seen = dynamics.observe(start)[row].tolist()
+        return f": risk or terminal_value, or dynamics or reward of another plan, from obs {seen} on"
 
     def _generator(self, tick: int, device: torch.device) -> torch.Generator:
         seed = np.random.SeedSequence([self.seed, tick]).generate_state(1, np.uint64)[0]

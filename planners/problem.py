@@ -72,9 +72,11 @@ def evaluate_plans(
         generator: source of all randomness.
 
     Raises:
-        ValueError: the terminal value or the risk measure returned the wrong shape.
+        ValueError: there are no plans, or they have no steps; the terminal value or the risk measure returned the wrong
+            shape.
     """
-    batch, plans = actions.shape[:2]
+    batch, plans, horizon, _ = actions.shape
+    check_sizes(batch=batch, plans=plans, horizon=horizon)
     particles = problem.particles
     state = repeat_rows(start, plans * particles)
     state = problem.dynamics.assign(state, particles, generator=generator)

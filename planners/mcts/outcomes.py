@@ -44,12 +44,12 @@ def _logical_shift(x: Tensor, by: int) -> Tensor:
     return (x >> by) & ((1 << (64 - by)) - 1)
 
 
-def same_state(one: Any, other: Any) -> Bool[Tensor, "rows"]:
-    """Whether whole states agree, not what is observed of them alone: floating-point numbers up to rounding."""
+def same_state(one: Any, other: Any, *, tolerance: float = TOLERANCE) -> Bool[Tensor, "rows"]:
+    """Whether whole states agree, not what is observed of them alone: floating-point numbers up to `tolerance`."""
     pairs = list(zip(leaves(one), leaves(other), strict=True))
     same = torch.ones(len(pairs[0][0]), dtype=torch.bool, device=pairs[0][0].device)
     for x, y in pairs:
         real = x.is_floating_point()
-        equal = torch.isclose(x, y.to(x), rtol=TOLERANCE, atol=TOLERANCE) if real else x == y
+        equal = torch.isclose(x, y.to(x), rtol=tolerance, atol=tolerance) if real else x == y
         same = same & equal.flatten(1).all(1) if equal.dim() > 1 else same & equal
     return same

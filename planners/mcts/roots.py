@@ -31,9 +31,11 @@ def reach(memory: SearchMemory, state: Any) -> SearchMemory:
     found = torch.full_like(slot, NONE)
     rows = torch.arange(len(slot), device=slot.device)
     while bool((slot >= 0).any()):
-        here = (slot >= 0) & same_state(take_nodes(tree.states, slot.clamp(min=0)), state)
-        found = torch.where(here, slot, found)
-        slot = torch.where(here | ~moved | (slot < 0), NONE, tree.sibling[rows, slot.clamp(min=0)])
+        nodes = take_nodes(tree.states, slot.clamp(min=0))
+        exact = (slot >= 0) & same_state(nodes, state, tolerance=0.0)  # the one, where others are within rounding
+        near = (slot >= 0) & (found < 0) & same_state(nodes, state)
+        found = torch.where(exact | near, slot, found)
+        slot = torch.where(exact | ~moved | (slot < 0), NONE, tree.sibling[rows, slot.clamp(min=0)])
     same = found == 0
     stays = bool((same | (tree.size == 0)).all())
     tree = map_rows(lambda x: x.clone(), tree) if stays else subtree(tree, found)

@@ -54,6 +54,11 @@ def plan_search(
     with torch.no_grad():
         state = problem.dynamics.assign(start, 1, generator=generator)
         obs = problem.dynamics.observe(state)
+        if not obs.is_floating_point():
+            raise ValueError(
+                f"obs: expected a floating-point type, which values and weights have too, got {obs.dtype}; convert the "
+                "states, or what `observe` returns"
+            )
         # Streams of their own for each simulation's descent and for its evaluation: how many numbers a descent draws
         # depends on how deep the trees of the batch are, and what comes after it must not notice.
         shape = (2, settings.simulations + 1)

@@ -64,6 +64,11 @@ class CEM(SamplingPlanner):
         check_share(alpha=self.alpha)
         check_positive(initial_std=self.initial_std)
         check_at_least(0, min_variance=self.min_variance)
+        if self.min_variance > self.initial_std**2:
+            raise ValueError(
+                f"min_variance: expected at most initial_std squared ({self.initial_std**2:.3g}), or no iteration "
+                f"would run, got {self.min_variance}; 0 never stops early"
+            )
 
     def sample(self, memory: SamplingMemory, iteration: int, *, generator: Generator) -> Tensor:
         """Within two standard deviations and therefore, up to rounding, within the bounds."""

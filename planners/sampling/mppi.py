@@ -71,6 +71,8 @@ class MPPI(SamplingPlanner):
             check_positive(temperature=self.temperature)
         if self.min_std is not None:
             check_positive(min_std=self.min_std)
+            if self.min_std > self.initial_std:
+                raise ValueError(f"min_std: expected at most initial_std ({self.initial_std}), got {self.min_std}")
         check_at_least(0, beta=self.beta)
         among = self.population if self.elites is None else self.elites
         if not (is_whole(among) and 1 <= among <= self.population):

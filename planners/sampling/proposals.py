@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from planners.checks import check_sizes
 from planners.problem import Problem
-from planners.rows import repeat_rows
+from planners.rows import first_leaf, repeat_rows
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,18 @@ def propose(
     Raises:
         ValueError: the policy returned the wrong shape.
     """
+    # Observations that are not finite are replaced by the last ones that were: such rows are invalid in any case.
     dynamics, plans = problem.dynamics, proposals.plans
     state = dynamics.assign(repeat_rows(start, plans), problem.particles, generator=generator)
     actions, (horizon, dim) = [], shape
+    obs = torch.zeros_like(dynamics.observe(state))
     for _ in range(horizon):
-        obs = dynamics.observe(state)
+        seen = dynamics.observe(state)
+        obs = torch.where(seen.isfinite().all(1, keepdim=True), seen, obs)  # a policy may refuse what is not finite
         action = proposals.policy(obs, generator)
         if action.shape != (len(obs), dim):
             raise ValueError(f"policy: expected actions of shape {[len(obs), dim]}, got {list(action.shape)}")
+        action = action.to(first_leaf(start))
         actions.append(action)
         state, _ = dynamics.step(state, action, generator=generator)
     stacked = torch.stack(actions, dim=1)

@@ -31,7 +31,8 @@ class SamplingMemory(NamedTuple):
 
 
 class SamplingInfo(NamedTuple):
-    """Diagnostics, of the last iteration where it is not said otherwise."""
+    """Diagnostics, of the last iteration where it is not said otherwise. An element that has stopped is still sampled
+    for beside those that have not: its `effective_samples` and `elite_spread` are then of candidates without effect."""
 
     iterations: Int[Tensor, "batch"]
     """How many were run, before the variance fell below its threshold or the planner was stopped."""

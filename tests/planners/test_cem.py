@@ -227,6 +227,10 @@ def test_truncated_normal_has_the_moments_of_a_normal_cut_at_two():
         ({"alpha": 1.0}, "alpha: expected a number in"),
         ({"alpha": -0.1}, "alpha: expected a number in"),
         ({"initial_std": 0.0}, "initial_std: expected a positive number"),
+        (
+            {"initial_std": 0.03},
+            r"min_variance: expected at most initial_std squared \(0\.0009\), or no iteration would run",
+        ),
     ],
 )
 def test_bad_settings_are_named(options, message):

@@ -87,6 +87,16 @@ def test_a_function_that_returns_the_wrong_thing_is_named(functions, message):
         dynamics.step(X, U, generator=torch.Generator())
 
 
+def test_noise_is_checked_where_the_first_step_had_none():
+    narrow = FunctionDynamics(
+        lambda x, u: x + u, lambda x, u, y: y.sum(1), noise=lambda x, u, g: torch.randn(len(x), 1, generator=g)
+    )
+    start = torch.zeros(2, 3)
+    narrow.step(start, start)
+    with pytest.raises(ValueError, match=r"noise: expected shape \[2, 3\], got \[2, 1\]"):
+        narrow.unroll(start, torch.zeros(4, 2, 3), generator=torch.Generator())
+
+
 def test_the_check_comes_before_planning_goes_wrong():
     problem = Problem(FunctionDynamics(transition, lambda x, u, next_x: next_x))
     with pytest.raises(ValueError, match=r"reward: expected shape \[6\], got \[6, 2\]"):

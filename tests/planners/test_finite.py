@@ -70,6 +70,9 @@ def test_bad_input():
         FiniteMDP(2 * good.probability, good.reward)
     with pytest.raises(ValueError, match="no mean transition; plan with stochastic=True"):
         good.step(torch.tensor([0]), torch.tensor([1]))
+    for number in (-1.0, 1.7, 99.0):
+        with pytest.raises(ValueError, match=rf"obs: expected state numbers from 0 to \d, got {number:g}"):
+            good.reset(torch.tensor([[0.0], [number]]))
     with pytest.raises(ValueError, match="discount, sweeps"):
         value_iteration(good, 1.5)
     with pytest.raises(ValueError, match="use EnvCopies"):

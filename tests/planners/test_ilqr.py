@@ -4,42 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from planners import ILQR, MPC, Box, FunctionDynamics, Problem, Reason, Step, evaluate_plans, lqr
-from planners.ilqr import ILQRMemory
+from planners import ILQR, Box, FunctionDynamics, Problem, Reason, Step, evaluate_plans, lqr
 from planners.ilqr_model import LocalModel
 from planners.ilqr_passes import solve_backwards
-from planners.planner import Plan
 from planners.risk import worst
 from planners.testing import check_planner, lq_reference
+from tests.planners.ilqr_cases import PENDULUM, generator, random, solve, swing, upright
 
 # torch's own, as forward mode is loaded.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def solve(planner: ILQR, problem: Problem, start: Tensor, actions: Tensor | None = None) -> Plan:
-    memory = planner.init(problem, start, generator=generator()) if actions is None else ILQRMemory(actions)
-    return planner.plan(problem, start, memory, generator=generator())
-
-
-def swing(x: Tensor, u: Tensor) -> Tensor:
-    """A pendulum that hangs at angle pi; 0.05 s a step."""
-    speed = x[:, 1] + 0.05 * (15 * torch.sin(x[:, 0]) + 3 * u[:, 0])
-    return torch.stack([x[:, 0] + 0.05 * speed, speed], 1)
-
-
-def upright(x: Tensor, u: Tensor, next_x: Tensor) -> Tensor:
-    return -(2 * (1 - torch.cos(next_x[:, 0])) + 0.1 * next_x[:, 1] ** 2 + 0.01 * u[:, 0] ** 2)
-
-
-PENDULUM = Problem(FunctionDynamics(swing, upright))
 
 
 @pytest.mark.parametrize("discount", [1.0, 0.9])
@@ -243,48 +216,6 @@ def test_nothing_counts_after_an_end() -> None:
     assert bool((plan.info.gains[0, 2:] == 0).all())
     # The other element never ends, and goes for the last value.
     torch.testing.assert_close(plan.actions[1], torch.ones(5, 1, dtype=torch.float64))
-
-
-def test_feedback_holds_an_unstable_system_between_replans() -> None:
-    """A pendulum that is pushed at every step: open loop falls, feedback stays, though the plan is as old."""
-    start, horizon = torch.tensor([[0.3, 0.0]], dtype=torch.float64), 30
-    end = []
-    for feedback in (True, False):
-        planner = ILQR(Box(-8.0, 8.0, dim=1), horizon, iterations=20, feedback=feedback)
-        mpc, state = MPC(planner, PENDULUM, replan_every=horizon), start
-        for _ in range(horizon):
-            state = swing(state, mpc.act_from(state)) + 0.01
-        end.append(float(state[0, 0].abs()))
-    assert end[0] < 0.15
-    assert end[1] > 0.6
-
-
-def test_feedback_is_about_the_state_that_was_planned_from() -> None:
-    """A model whose `assign` deals a hidden part: at the state of the plan, the action is the plan's."""
-
-    class Dealt(FunctionDynamics):
-        def assign(self, state: Tensor, particles: int, *, generator: torch.Generator) -> Tensor:
-            return torch.cat([state[:, :2], torch.full_like(state[:, 2:], 1.5)], -1)
-
-    def moved(x: Tensor, u: Tensor) -> Tensor:
-        return torch.cat([x[:, :1] + 0.1 * x[:, 1:2], x[:, 1:2] + 0.1 * u / x[:, 2:], x[:, 2:]], -1)
-
-    problem = Problem(Dealt(moved, lambda x, u, n: -(n[:, :2] ** 2).sum(-1) - 0.01 * u[:, 0] ** 2))
-    planner, start = ILQR(Box(-9.0, 9.0, dim=1), horizon=20), torch.tensor([[1.0, 0.0, 0.7]], dtype=torch.float64)
-    plan = planner.plan(problem, start, planner.init(problem, start, generator=generator()), generator=generator())
-    action = planner.action(problem, plan, torch.zeros(1, dtype=torch.long), start)
-    torch.testing.assert_close(action, plan.actions[:, 0])
-
-
-def test_feedback_stays_in_the_box_and_ignores_what_is_not_finite() -> None:
-    planner, start = ILQR(Box(-1.0, 1.0, dim=1), 10), torch.tensor([[0.3, 0.0]] * 3, dtype=torch.float64)
-    plan = solve(planner, PENDULUM, start)
-    age = torch.zeros(3, dtype=torch.long)
-    state = start + torch.tensor([[0.0, 0.0], [9.0, 9.0], [torch.nan, 0.0]], dtype=torch.float64)
-    action = planner.action(PENDULUM, plan, age, state)
-    torch.testing.assert_close(action[0], plan.actions[0, 0])
-    assert action[1].tolist() == [-1.0]
-    torch.testing.assert_close(action[2], plan.actions[2, 0])
 
 
 def test_single_precision_reaches_its_own_limit() -> None:

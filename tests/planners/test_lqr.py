@@ -197,7 +197,9 @@ GOOD = {"A": EYE, "B": EYE, "Q": EYE, "R": EYE}
             r"horizon: expected 4 .* got \{'A': 3\}",
         ),
         ({"horizon": None}, "horizon: expected a number of steps"),
+        ({"A": EYE[None], "horizon": None}, "horizon: expected a number of steps, for no argument has more than one"),
         ({"horizon": 0}, "horizon: expected at least 1, got 0"),
+        ({"horizon": 5.0}, r"horizon: expected a whole number of at least 1, got 5\.0"),
         (
             {"A": EYE.expand(3, 1, 2, 2), "B": EYE.expand(4, 1, 2, 2)},
             r"batch: expected one size .* got \{'A': 3, 'B': 4\}",

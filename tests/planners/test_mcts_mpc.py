@@ -45,3 +45,30 @@ def test_only_actions_that_were_searched_are_executed(planner):
         action = mpc.act_from(state)
         assert action.tolist() == [t % 4, (t + 1) % 4, (t + 3) % 4]
         state = state + 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 3e5])
+def test_the_outcome_that_came_is_taken_where_another_is_within_rounding(offset):
+    """A coin moves a large counter by one, and the next action pays by which way it fell."""
+
+    def coin(x, a, g):
+        side = torch.where(torch.rand(len(x), generator=g) < 0.5, 1.0, -1.0).to(x)
+        return torch.stack([torch.where(x[:, 1] == 0, side, 0.0), torch.zeros_like(side)], 1)
+
+    def pays(x, a, next_x):
+        right = (x[:, 0] > offset) == (a == 1)
+        return torch.where(x[:, 1] == 1, right.to(x), 0.0)
+
+    step = lambda x, a: torch.stack([x[:, 0], x[:, 1] + 1], 1)  # noqa: E731
+    problem = Problem(FunctionDynamics(step, pays, lambda x, a, y: y[:, 1] >= 2, noise=coin))
+    for seed in range(6):
+        mpc, side = MPC(UCT(2, simulations=100, stochastic=True, rollout=2), problem, seed=seed), 1 - 2 * (seed % 2)
+        mpc.act_from(torch.tensor([[offset, 0.0]], dtype=torch.float64))
+        action = mpc.act_from(torch.tensor([[offset + side, 1.0]], dtype=torch.float64))
+        assert action.item() == (side > 0)
+
+
+def test_integer_states_are_refused():
+    problem, start = Problem(FunctionDynamics(lambda x, a: x + 1, lambda x, a, y: y[:, 0])), torch.zeros(1, 1).long()
+    with pytest.raises(ValueError, match=r"obs: expected a floating-point type, .* got torch\.int64"):
+        make_plan(UCT(2, 8), problem, start)

@@ -239,6 +239,14 @@ def test_integer_observations_are_read_as_numbers() -> None:
     assert np.array_equal(mpc.act([2]), mpc.predict(np.array([2.0], dtype=np.float32))[0])
 
 
+def test_a_terminal_value_that_is_not_finite_is_named() -> None:
+    dynamics = FunctionDynamics(lambda x, u: x + 1, lambda x, u, y: -(y[:, 0] ** 2))
+    problem = Problem(dynamics, terminal_value=lambda obs: obs[:, 0] * torch.nan)
+    mpc = MPC(CEM(Box(-1.0, 1.0, dim=1), horizon=6, population=20, elites=4), problem)
+    with pytest.raises(InvalidPlanError, match=r"not finite: terminal_value, nan of obs \[8\.0\]"):
+        mpc.act(np.array([2.0]))
+
+
 def test_the_first_bad_row_of_a_users_function_is_shown() -> None:
     def reward(x: torch.Tensor, u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.where(y[:, 0] > 4.5, torch.nan, y[:, 0])

@@ -165,6 +165,15 @@ def test_numbers_out_of_range_and_wrong_shapes_are_named():
         evaluate(Problem(dynamics, terminal_value=lambda x: x), plans([1], [1]))
 
 
+@pytest.mark.parametrize(
+    ("shape", "name"), [((0, 2, 3, 1), "batch"), ((1, 0, 3, 1), "plans"), ((1, 2, 0, 1), "horizon")]
+)
+def test_no_plans_and_plans_without_steps_are_named(shape, name):
+    dynamics = FunctionDynamics(lambda x, u: x + u, lambda x, u, y: y[:, 0])
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+        evaluate_plans(Problem(dynamics), torch.zeros(shape[0], 1), torch.zeros(shape), generator=torch.Generator())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("size", [1, 2, 17, 300])

@@ -162,6 +162,10 @@ def test_a_batch_element_that_begins_later_has_a_phase_of_its_own():
         (lambda: MPPI(BOX, 3, population=8), "effective_samples: expected 1 to 8"),
         (lambda: MPPI(BOX, 3, population=8, elites=9, temperature=1.0), "elites: expected 1 to the population"),
         (lambda: MPPI(BOX, 3, min_std=-1.0), "min_std: expected a positive number"),
+        (
+            lambda: MPPI(BOX, 3, initial_std=0.1, min_std=0.5),
+            r"min_std: expected at most initial_std \(0\.1\), got 0\.5",
+        ),
         (lambda: PredictiveSampling(BOX, 3, initial_std=math.nan), "initial_std: expected a positive number"),
     ],
 )
@@ -320,6 +324,20 @@ def test_proposals_that_are_not_finite_spoil_nothing():
     assert bool(plan.actions.isfinite().all())
     assert bool(plan.memory.mean.isfinite().all())
     assert bool(plan.info.elite_spread.isfinite().all())
+
+
+def test_a_policy_of_another_type_that_refuses_what_is_not_finite_is_followed():
+    def policy(obs, generator):
+        assert bool(obs.isfinite().all())
+        return torch.ones(len(obs), 2, dtype=torch.float32)
+
+    def leaves(x, u):  # the first row's first step is its last
+        return torch.where(x > 0.45, torch.nan, x + 0.1 * u)
+
+    problem = Problem(FunctionDynamics(leaves, reward))
+    plan = make_plan(CEM(BOX, 3, 20, 4, proposals=Proposals(policy, 2)), problem, START[[0, 3]])
+    assert plan.actions.dtype == START.dtype
+    assert plan.valid.tolist() == [False, True]
 
 
 def test_a_proposal_becomes_the_nearest_sequence_of_knots(populations):
