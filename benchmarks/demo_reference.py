@@ -4,6 +4,7 @@
 `mbrl/experiments/demo_reference.json`, which the demonstration compares itself with.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -45,6 +46,7 @@ def play(seed: int) -> tuple[float, bool]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     returns, ups, started = [], [], time.perf_counter()
     for seed in SEEDS:

@@ -12,7 +12,6 @@ rollouts of one step besides, as MBPO has them for the pole: as many model rows,
 import argparse
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,12 +67,7 @@ def learn(
     if is_kept(what, settings_of(run)):
         (folder / "kept").touch()
         return True
-    spent = folder / "cpu_seconds"
-    before = float(spent.read_text()) if spent.exists() else 0.0
-    cpu = time.process_time()
     updates = train_run(run, minutes=minutes, progress=False)
-    total = before + time.process_time() - cpu
-    spent.write_text(str(total))
     if updates < run.config["loop"]["total_updates"]:
         print(f"{method}@{data} seed {seed}: {updates} updates so far", flush=True)
         return False
@@ -83,11 +77,20 @@ def learn(
         "updates": [row["train/n_updates"] for row in rows],
         "returns": [round(row["eval/mean_reward"], 2) for row in rows],
         **_values(run),
-        "cpu_seconds": round(total, 1),  # without pieces that were killed
+        **seconds(run.metrics()),
     }
     print(f"{method}@{data} seed {seed}: {record['returns']}\nkept in {keep('offline', record)}", flush=True)
     (folder / "kept").touch()
     return True
+
+
+def seconds(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """CPU seconds of training, without evaluations, and how many of them fitted the model: none where it was cached."""
+    fits = [row["time/cpu_seconds"] for row in metrics if "time/fit_seconds" in row and not row.get("model/cached")]
+    return {
+        "training_seconds": round(metrics[-1]["time/cpu_seconds"], 1),
+        "fit_seconds": round(max(fits, default=0.0), 1),  # it comes first
+    }
 
 
 def is_kept(what: dict[str, Any], configs: dict[str, Any]) -> bool:
