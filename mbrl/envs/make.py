@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import find_highest_version, parse_env_id
 
 SWING_UP = "mbrl/CartPoleSwingUp-v0"
 _WITH_X = {"exclude_current_positions_from_observation": False}
@@ -43,6 +44,7 @@ def make_env(
         ValueError: there is no such environment, module or option, or its spaces are not supported.
     """
     name = env_id.rpartition(":")[2]
+    _check_version(env_id)
     options = kwargs if as_registered else {**task_options(name), **kwargs}
     if render_mode is not None and name in _RUNS_AWAY and not {"camera_id", "camera_name"} & set(kwargs):
         options = {**options, "camera_name": "track"}
@@ -63,6 +65,18 @@ def make_env(
         env.close()
         raise
     return env
+
+
+def _check_version(env_id: str) -> None:
+    """Gymnasium takes the newest version where none is named; presets and tasks here are of a version."""
+    name = env_id.rpartition(":")[2]
+    try:
+        namespace, bare, version = parse_env_id(name)
+    except gym.error.Error:  # told where it is made
+        return
+    newest = find_highest_version(namespace, bare)
+    if version is None and newest is not None and name not in gym.registry:
+        raise ValueError(f"env_id: expected one with its version, such as {name}-v{newest}, got {env_id!r}")
 
 
 def task_options(env_id: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class Explored:
 
 
 class Played:
-    """The best action of any policy, with noise around it where `noise` says so.
+    """The action of any policy, the best one or as it samples, with noise around it where `noise` says so.
 
     Where actions are continuous the noise is normal, cut to the bounds: its density is known everywhere. Where they
     are discrete a share of `noise` is uniform.
@@ -74,22 +74,25 @@ class Played:
         space: of actions.
         noise: standard deviation, in half the range of each action; or the share of random actions.
         seed: of the noise.
+        deterministic: whether the action is the best one.
 
     Raises:
         ValueError: `noise` is out of range.
     """
 
-    def __init__(self, policy: Policy, space: gym.Space, noise: float, seed: int) -> None:
+    def __init__(
+        self, policy: Policy, space: gym.Space, noise: float, seed: int, *, deterministic: bool = True
+    ) -> None:
         discrete = isinstance(space, gym.spaces.Discrete)
         if not 0 <= noise <= (1 if discrete else math.inf) or math.isinf(noise):
             expected = "a share from 0 to 1" if discrete else "a number from 0"
             raise ValueError(f"noise: expected {expected}, got {noise}")
         self._policy, self._space, self._noise, self._seed = policy, space, noise, seed
-        self._state: Any = None
+        self._deterministic, self._state = deterministic, None
 
     def act(self, obs: np.ndarray, tick: int, first: bool) -> tuple[np.ndarray, float]:
-        state = None if first else self._state
-        best, self._state = self._policy.predict(obs, state, np.array([first]), True)
+        state: Any = None if first else self._state
+        best, self._state = self._policy.predict(obs, state, np.array([first]), self._deterministic)
         if self._noise == 0:
             return np.asarray(best), math.nan
         stream = np.random.default_rng(derive(self._seed, "behaviour", 0, tick))

@@ -59,7 +59,7 @@ def collect_dataset(
         ValueError: an argument is missing, does not fit the others or would be ignored, the two halves are of several
             environments, or the run has nothing to collect with.
     """
-    _check(kind, run, expert, env_id, steps)
+    _check(kind, run, expert, env_id, steps, seed)
     _check_ignored(kind, run, expert, env_id, seed=seed, deterministic=deterministic, noise=noise, planner=planner)
     if kind == "medium-replay":
         assert run is not None
@@ -88,7 +88,7 @@ def replay_dataset(run: Run, steps: int | None = None) -> Dataset:
     """
     tensors, meta = load_checkpoint(run.path)
     stored = part(tensors, "buffer")
-    if not stored:
+    if "cursor" not in stored:  # REINFORCE keeps its last episodes there
         raise ValueError(f"run: expected one that keeps real steps in a buffer, got one of {run.algo}: {run.path}")
     env = runs.run_env(run)
     real = meta["counters"]["steps"]
@@ -177,7 +177,7 @@ def _behaviour(
     learned = runs.load_policy(run, env)
     if isinstance(learned, Agent) and not deterministic:
         return Explored(learned, seed)
-    return Played(learned, env.action_space, noise, seed)
+    return Played(learned, env.action_space, noise, seed, deterministic=deterministic)
 
 
 def _stored_buffer(stored: dict[str, torch.Tensor], env: gym.Env) -> ReplayBuffer:
@@ -228,7 +228,9 @@ def _check_ignored(kind: Kind, run: str | None, expert: str | None, env_id: str 
             raise ValueError(f"{name}: expected none, as it has no effect on {kind} of {run}, got {given[name]}")
 
 
-def _check(kind: Kind, run: str | None, expert: str | None, env_id: str | None, steps: int | None) -> None:
+def _check(kind: Kind, run: str | None, expert: str | None, env_id: str | None, steps: int | None, seed: int) -> None:
+    if seed < 0:  # Gymnasium's reset takes no other
+        raise ValueError(f"seed: expected 0 or more, got {seed}")
     if steps is not None and steps < (2 if kind == "medium-expert" else 1):
         raise ValueError(f"steps: expected at least 1, for medium-expert 2, got {steps}")
     if steps is None and kind != "medium-replay":

@@ -11,6 +11,7 @@ from mbrl.data.dataset_info import Doubt, plain_id
 from mbrl.data.datasets import Dataset, DatasetInfo, load_dataset
 from mbrl.data.formats import parts_of, save_parts
 from mbrl.envs.make import make_env
+from mbrl.experiments.dataset_verify import check_fits
 
 
 def import_dataset(
@@ -26,7 +27,7 @@ def import_dataset(
         allow: see `check_dataset`.
 
     Raises:
-        DatasetError: the source is damaged, or see `check_dataset`.
+        DatasetError: the source is damaged, observations or actions are not those of `env_id`, or see `check_dataset`.
         ValueError: `out` is there already, or there is no environment `env_id`.
     """
     info = None
@@ -44,6 +45,8 @@ def import_dataset(
     try:
         data = load_dataset(out, mapped=True)
         check_dataset(data, allow=allow)
+        if env_id is not None:
+            check_fits(data, env_id, data.info.env_kwargs)
     except BaseException:
         out.unlink()
         raise

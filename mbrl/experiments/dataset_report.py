@@ -63,7 +63,8 @@ def inspect_dataset(data: Dataset) -> Inspection:
     """Look at a dataset; large ones are sampled by `SAMPLE`, whole episodes at a time."""
     some = _sample(data)
     ends = data.ends
-    terminated, truncated = data.terminated[ends], data.truncated[ends]
+    terminated = data.terminated[ends]
+    truncated = data.truncated[ends] & ~terminated
     longest = int(data.lengths.max())
     at_limit = (data.lengths == longest) & terminated
     limit = int(at_limit.sum()) if at_limit.sum() > 1 and not truncated[data.lengths == longest].any() else 0

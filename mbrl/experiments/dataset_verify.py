@@ -65,6 +65,15 @@ def verify_dataset(
     return Verified(len(data), known.reward is not None, known.termination is not None, None)
 
 
+def check_fits(data: Dataset, env_id: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Raise DatasetError where observations or actions are not such as the environment has."""
+    env = make_env(env_id, discrete=True, as_registered=True, **env_kwargs)
+    try:
+        _check_sizes(data, env, env_id)
+    finally:
+        env.close()
+
+
 def _check_sizes(data: Dataset, env: gym.Env, name: str) -> None:
     space, actions = env.observation_space, env.action_space
     assert space.shape is not None

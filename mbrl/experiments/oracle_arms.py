@@ -251,6 +251,8 @@ def model_errors(agent: PETSAgent, played: Played, scale: Tensor, *, seed: int) 
         scale: [obs] what errors are divided by.
         seed: of the particles.
     """
+    if not agent.config.diagnostic_horizons:
+        return []
     members = agent.config.members
     report = open_loop_report(
         agent.dynamics,

@@ -209,7 +209,9 @@ def _arguments(algorithm: str, config: SB3Config, action_space: gym.Space) -> di
     return given
 
 
-def _linear(name: str, text: str) -> Callable[[float], float]:
+def _linear(name: str, text: str) -> float | Callable[[float], float]:
+    with contextlib.suppress(ValueError):
+        return float(text)  # an option whose preset falls to 0 takes text
     kind, _, number = text.partition("_")
     try:
         start = float(number)

@@ -27,6 +27,14 @@ def check_at_least_1(config: Any, *names: str) -> None:
             raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
 
 
+def check_horizons(config: Any) -> None:
+    """Raises ValueError where a step ahead at which the model is scored, `diagnostic_horizons`, is below 1."""
+    if any(steps < 1 for steps in config.diagnostic_horizons):
+        raise ValueError(
+            f"diagnostic_horizons: expected numbers of steps from 1, or none, got {config.diagnostic_horizons}"
+        )
+
+
 def check_initial_steps(config: Any) -> None:
     """Raises ValueError where the random first steps, `initial_steps`, are all that there are."""
     if config.initial_steps >= config.total_timesteps:

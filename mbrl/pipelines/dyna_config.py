@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from mbrl.learners.dqn import DQNConfig
 from mbrl.learners.sac import SACConfig
+from mbrl.pipelines.config_checks import check_horizons
 from mbrl.pipelines.learned_model import check_model
 from mbrl.pipelines.off_policy_config import check_off_policy
 from mbrl.pipelines.off_policy_presets import off_policy_preset
@@ -89,6 +90,7 @@ class DynaConfig:
     def __post_init__(self) -> None:
         check_off_policy(self)  # type: ignore[arg-type]
         check_model(self, "model_every")
+        check_horizons(self)
         if self.planning_updates < 0:
             raise ValueError(f"planning_updates: expected 0 (none) or more, got {self.planning_updates}")
         if self.planning_steps < 1:

@@ -102,6 +102,7 @@ class Loop(Generic[Count]):
             count, seed=seed, columns=columns, parts={"buffer": buffer, **parts}, settings=settings, recorder=recorder
         )
         checkpoint = self._books.restore()
+        self._earlier = 0 if checkpoint is not None else count.steps  # whose seconds are not this run's
         if checkpoint is None and count.steps >= config.total_timesteps:
             raise ValueError(
                 f"total_timesteps: expected more than the {count.steps} steps that the agent has had, which count, got "
@@ -170,7 +171,7 @@ class Loop(Generic[Count]):
                 "rollout/ep_rew_mean": episode.ret,
                 "rollout/ep_len_mean": episode.length,
                 "rollout/diverged": self.collector.diverged,
-                "time/fps": self.count.steps / max(self.seconds(), 1e-9),
+                "time/fps": (self.count.steps - self._earlier) / max(self.seconds(), 1e-9),
             }
             self.log({**row, **extra()})
 

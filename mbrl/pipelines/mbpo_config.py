@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from mbrl.learners.sac import SACConfig
+from mbrl.pipelines.config_checks import check_horizons
 from mbrl.pipelines.learned_model import check_model
 from mbrl.pipelines.off_policy_config import check_off_policy
 from mbrl.pipelines.schedules import Ramp
@@ -99,6 +100,7 @@ class MBPOConfig:
     def __post_init__(self) -> None:
         check_off_policy(self)  # type: ignore[arg-type]
         check_model(self, "model_every", "rollout_starts", "retain_steps", "expansion_horizon")
+        check_horizons(self)
         if not isinstance(self.rollout_length, Ramp):
             n = self.rollout_length
             raise ValueError(f"rollout_length: expected a Ramp, such as Ramp(5, 5) for 5 steps throughout, got {n!r}")

@@ -87,7 +87,9 @@ class OfflineLoop(Generic[Count]):
             settings=settings,
             recorder=recorder,
         )
-        if self._books.restore() is None and count.updates >= config.total_updates:
+        restored = self._books.restore() is not None
+        self._earlier = 0 if restored else count.updates  # whose seconds are not this run's
+        if not restored and count.updates >= config.total_updates:
             raise ValueError(
                 f"total_updates: expected more than the {count.updates} updates that the agent has had, which count, "
                 f"got {config.total_updates}"
@@ -130,7 +132,8 @@ class OfflineLoop(Generic[Count]):
     def log_due(self, metrics: Callable[[], Mapping[str, float]]) -> None:
         """Log what `metrics()` gives, and the speed, where that is due."""
         if self.crossed(self.config.log_every):
-            self.log({**metrics(), "time/updates_per_second": self.count.updates / max(self.seconds(), 1e-9)})
+            updates = self.count.updates - self._earlier
+            self.log({**metrics(), "time/updates_per_second": updates / max(self.seconds(), 1e-9)})
 
     def evaluate(self, policy: Any) -> None:
         """Evaluate the policy where that is due: every so many updates, and after the last."""

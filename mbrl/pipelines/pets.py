@@ -223,6 +223,8 @@ class _PETS:
     def _diagnose(self) -> dict[str, float]:
         """Open-loop error on the real steps since the last fit, which the model has not been trained on, in standard
         deviations of the observations of all steps."""
+        if not self.config.diagnostic_horizons:
+            return {}
         batch, episodes = self.buffer.all(), self.buffer.episode_ids()
         unseen = slice(self.count.fitted_rows, None)
         report = open_loop_report(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mbrl.pipelines.config_checks import check_at_least_1, check_initial_steps, check_options
+from mbrl.pipelines.config_checks import check_at_least_1, check_horizons, check_initial_steps, check_options
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class PETSConfig:
             raise ValueError(f"fit_steps: expected at least 1, or None for epochs, got {self.fit_steps}")
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout: expected a share in (0, 1), which decides when to stop, got {self.holdout}")
+        check_horizons(self)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: expected a positive step size, got {self.learning_rate}")
 

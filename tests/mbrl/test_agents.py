@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from gymnasium.wrappers import TimeLimit
 
 from mbrl.learners.sac import DROQ, REDQ
 from mbrl.learners.td3 import TD3Config
@@ -51,6 +52,25 @@ def test_stable_baselines3_evaluates_an_agent(algorithm: str) -> None:
     )
     assert max(lengths) <= 7
     assert np.isfinite(returns).all()
+
+
+def test_the_speed_of_a_second_call_is_its_own() -> None:
+    """In steps over seconds, both since that call began."""
+
+    class Rows(Memory):
+        def log(self, row: Mapping[str, float]) -> None:
+            self.rows.append(dict(row))
+
+    env = TimeLimit(gym.make("Pendulum-v1"), 10)
+    agent, rows = SAC(env.observation_space, env.action_space, hidden=SMALL), Rows()
+    config = OffPolicyConfig(total_timesteps=400, initial_steps=390, batch_size=8, eval_every=0)
+    train_off_policy(env, agent, config, seed=0)
+    train_off_policy(env, agent, replace(config, total_timesteps=420), seed=0, recorder=rows)
+    names = "time/total_timesteps", "time/fps", "time/wall_clock"
+    speeds = [[row[name] for name in names] for row in rows.rows if "time/fps" in row]
+    assert [steps for steps, *_ in speeds] == [410, 420]
+    for steps, fps, seconds in speeds:
+        assert fps * seconds == pytest.approx(steps - 400, rel=0.5)
 
 
 def test_learning_twice_goes_on() -> None:

@@ -21,8 +21,13 @@ from mbrl.experiments.collection import collect_dataset, replay_dataset
 from mbrl.experiments.offline_data import same_info
 from mbrl.experiments.ope_candidates import dataset_env
 from mbrl.experiments.run import Run
+from mbrl.experiments.runs import train_run
+from mbrl.experiments.sb3_presets import SB3Config
+from mbrl.experiments.sb3_runs import create_sb3_run
+from mbrl.learners.reinforce import ReinforceConfig
 from mbrl.learners.sac import SACConfig
 from mbrl.pipelines.off_policy_config import OffPolicyConfig
+from mbrl.pipelines.reinforce_config import OnPolicyConfig
 
 ENV = "InvertedPendulum-v5"
 
@@ -135,6 +140,27 @@ def test_a_share_of_discrete_actions_is_random() -> None:
     assert {round(math.exp(log), 9) for action, log in drawn if action != 2} == {0.1}
 
 
+def test_runs_of_stable_baselines3_are_sampled_as_in_training(tmp_path: Path) -> None:
+    settings = {"policy_kwargs": {"net_arch": [8]}, "n_steps": 32, "batch_size": 32}
+    config = SB3Config(total_timesteps=32, eval_every=0, hyperparameters=settings)
+    made = create_sb3_run(tmp_path, ENV, "sb3-ppo", config, seed=0)
+    train_run(made, progress=False)
+    best, drawn = (
+        collect_dataset("medium", run=str(made.path), steps=20, deterministic=chosen) for chosen in (True, False)
+    )
+    assert best.info.origin["deterministic"]
+    assert not drawn.info.origin["deterministic"]
+    assert np.abs(drawn.actions[:10]).mean() > 3 * np.abs(best.actions[:10]).mean()  # a new policy's mean is near 0
+
+
+def test_a_run_that_keeps_no_replay_buffer_says_so(tmp_path: Path) -> None:
+    config = OnPolicyConfig(total_timesteps=400, batch_steps=200, eval_every=0, checkpoint_every=400)
+    made = create_agent_run(tmp_path, "Pendulum-v1", "reinforce", config, ReinforceConfig(hidden=(8,)), seed=0)
+    train_agent_run(made, progress=False)
+    with pytest.raises(ValueError, match="run: expected one that keeps real steps in a buffer, got one of reinforce"):
+        collect_dataset("medium-replay", run=str(made.path), steps=None)
+
+
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
@@ -153,6 +179,7 @@ def test_a_share_of_discrete_actions_is_random() -> None:
         ("medium-replay", {"run": "nowhere", "seed": 3}, "seed: expected none"),
         ("medium-replay", {"run": "nowhere", "env_id": ENV}, "env_id: expected none"),
         ("random", {"env_id": ENV, "steps": 0}, "steps: expected at least 1"),
+        ("random", {"env_id": ENV, "steps": 5, "seed": -1}, "seed: expected 0 or more, got -1"),
     ],
 )
 def test_wrong_arguments_say_what_is_expected(kind: str, arguments: dict, message: str) -> None:

@@ -255,13 +255,25 @@ def test_what_was_let_through_at_import_is_remembered(tmp_path: Path) -> None:
     made = import_dataset(tmp_path / "jump.hdf5", tmp_path / "y.hdf5", allow=("jump",))
     assert allowed_at_import(made.info) == ["jump"]
     check_dataset(made, allow=allowed_at_import(made.info))
-    own = replace(DATA.info, env_id="InvertedDoublePendulum-v5", env_kwargs={"reset_noise_scale": 0.05})
-    actions = DATA.actions[:, :1].copy()
-    save_dataset(replace(DATA, actions=actions, info=replace(own, action_low=None, action_high=None)), tmp_path / "own")
-    same = import_dataset(tmp_path / "own", tmp_path / "z.hdf5", env_id="InvertedDoublePendulum-v5")
+    info = replace(DATA.info, env_id="HalfCheetah-v5", env_kwargs={"reset_noise_scale": 0.05})
+    seen, actions = np.tile(DATA.observations, (1, 17))[:, :17], 0.1 * np.tile(DATA.actions, (1, 6))[:, :6]
+    own = replace(DATA, observations=seen, actions=actions, info=replace(info, action_low=None, action_high=None))
+    save_dataset(own, tmp_path / "own")
+    same = import_dataset(tmp_path / "own", tmp_path / "z.hdf5", env_id="HalfCheetah-v5")
     assert same.info.env_kwargs == {"reset_noise_scale": 0.05}
-    other = import_dataset(tmp_path / "own", tmp_path / "w.hdf5", env_id="InvertedPendulum-v5")
+    other = import_dataset(tmp_path / "own", tmp_path / "w.hdf5", env_id="Walker2d-v5")
     assert other.info.env_kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [("CartPole-v1", "observations: expected 4 numbers"), ("Pendulum-v1", "actions: 2 numbers each, but bounds for 1")],
+)
+def test_data_of_another_environment_are_refused_at_import(env_id: str, message: str, tmp_path: Path) -> None:
+    save_dataset(DATA, tmp_path / "own.hdf5")
+    with pytest.raises(DatasetError, match=message):
+        import_dataset(tmp_path / "own.hdf5", tmp_path / "x.hdf5", env_id=env_id)
+    assert not (tmp_path / "x.hdf5").exists()
 
 
 def test_the_commands_know_every_doubt() -> None:

@@ -36,6 +36,7 @@ def test_an_id_with_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     [
         ("HalfCheeta-v5", r"env_id: there is no environment 'HalfCheeta-v5'; did you mean HalfCheetah-v5"),
         ("CartPoleSwingUp-v0", r"did you mean mbrl/CartPoleSwingUp-v0"),
+        ("HalfCheetah", r"env_id: expected one with its version, such as HalfCheetah-v5, got 'HalfCheetah'"),
         ("zzzz/qqqq-v0", r"there is no environment 'zzzz/qqqq-v0' \(an id of your own"),
         ("not an id", r"env_id: can't make 'not an id': Malformed"),
         ("no_such_module_here:Env-v0", r"env_id: can't make .*No module named 'no_such_module_here'"),

@@ -261,6 +261,10 @@ def test_the_task_is_verified_on_every_real_step() -> None:
         ({"targets": "MVE"}, "targets: expected one of td, mve, steve, got 'MVE'"),
         ({"batch_size": 500}, "batch_size: expected at most buffer_size"),
         ({"model_lr": 0.0}, "model_lr: expected a positive step size"),
+        (
+            {"diagnostic_horizons": (0, 2)},
+            r"diagnostic_horizons: expected numbers of steps from 1, or none, got",
+        ),
         ({"rollout_length": 5}, r"rollout_length: expected a Ramp, such as Ramp\(5, 5\) for 5 steps throughout, got 5"),
     ],
 )

@@ -89,6 +89,15 @@ def test_the_models_error_is_in_units_of_all_steps() -> None:
     torch.testing.assert_close(error(10.0), error(1.0))
 
 
+def test_the_model_is_scored_at_no_horizon_where_none_is_given() -> None:
+    rows = Rows()
+    train_pets(make_env("InvertedPendulum-v5"), replace(TINY, diagnostic_horizons=()), seed=0, recorder=rows)
+    assert not any(key.startswith("model/rmse") for row in rows.rows for key in row)
+    for steps in (0, -1):
+        with pytest.raises(ValueError, match="diagnostic_horizons: expected numbers of steps from 1, or none"):
+            replace(TINY, diagnostic_horizons=(1, steps))
+
+
 def test_it_can_be_stopped_between_steps_and_between_episodes() -> None:
     left = iter(range(6))
     env = make_env("InvertedPendulum-v5")

@@ -3,6 +3,7 @@
 import functools
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,14 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main(["resume", str(path)]) == 0  # it is at its end
     assert main(["resume", str(path), "--settings", "hyperparameters.learning_rate=1e-4"]) == 2
     assert "accept-changes" in capsys.readouterr().err
+
+
+def test_a_number_takes_the_place_of_a_step_size_that_falls(tmp_path):
+    given = {**tiny("sb3-ppo").hyperparameters, "learning_rate": "1e-3", "clip_range": "lin_0.2"}
+    config = replace(tiny("sb3-ppo"), hyperparameters=given)
+    model = make_model("sb3-ppo", config, lambda: gym.make("InvertedPendulum-v5"), seed=0)
+    assert [model.lr_schedule(left) for left in (1.0, 0.1)] == [1e-3, 1e-3]
+    assert [round(model.clip_range(left), 9) for left in (1.0, 0.1)] == [0.2, 0.02]
 
 
 @pytest.mark.parametrize(
