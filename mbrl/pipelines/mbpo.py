@@ -101,8 +101,6 @@ def train_mbpo(
         if model_state is not None:
             model.load_state_dict(model_state)
         real = agent.experience(config.buffer_size, config.num_envs)
-        if not config.initial_steps and not len(real):
-            raise ValueError("initial_steps: expected at least 1, for the model to be fitted to, got 0")
         expand = None
         if config.targets != "td":
             horizon, discount = config.expansion_horizon, config.discount
@@ -122,6 +120,8 @@ def train_mbpo(
             evaluate=evaluate,
             stop=stop,
         )
+        if not config.initial_steps and not len(real):  # a checkpoint may have brought some
+            raise ValueError("initial_steps: expected at least 1, for the model to be fitted to, got 0")
         if len(real) and not count.steps:  # what was learned elsewhere is not lost, whatever happens now
             loop.save()
         if loop.goes_on():
