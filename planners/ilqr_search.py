@@ -133,11 +133,11 @@ def iterate(problem: Problem, start: Any, search: Search, rules: Rules) -> Searc
 def relax(problem: Problem, search: Search, rules: Rules) -> Search:
     """The policies of elements that have ended, about their trajectories, with as little regularisation as they need.
 
-    What the search for a step added takes feedback to nothing. Who was stopped has no time left for another pass.
+    What the search for a step added takes feedback to nothing. Where any was stopped, there is no time for another pass.
     """
     ended = sum(search.reason == reason for reason in (Reason.CONVERGED, Reason.STUCK, Reason.ITERATIONS)) > 0
     again = ended & (search.regularization > 0)
-    if not bool(again.any()):
+    if not bool(again.any()) or bool((search.reason == Reason.STOPPED).any()):
         return search
     best, zero = search.best, torch.zeros_like(search.regularization)
     model = search.model or local_model(problem, best.states, best.actions, best.alive, second_order=rules.second_order)

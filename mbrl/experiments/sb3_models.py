@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -210,16 +211,15 @@ def _arguments(algorithm: str, config: SB3Config, action_space: gym.Space) -> di
 
 
 def _linear(name: str, text: str) -> float | Callable[[float], float]:
-    with contextlib.suppress(ValueError):
-        return float(text)  # an option whose preset falls to 0 takes text
-    kind, _, number = text.partition("_")
+    """A number, or a schedule: an option whose preset falls to 0 takes text."""
+    falls = text.startswith("lin_")
     try:
-        start = float(number)
+        start = float(text.removeprefix("lin_"))
     except ValueError:
-        kind = ""
-    if kind != "lin":
+        start = math.nan
+    if not math.isfinite(start):
         raise ValueError(f"{name}: expected a number, or lin_NUMBER for one that falls to 0, got {text!r}")
-    return lambda left: left * start
+    return (lambda left: left * start) if falls else start
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def propose(
     Raises:
         ValueError: the policy returned the wrong shape.
     """
-    # Observations that are not finite are replaced by the last ones that were: such rows are invalid in any case.
+    # Observations that are not finite are replaced by the last ones that were: such rows are invalid, or have ended.
     dynamics, plans = problem.dynamics, proposals.plans
     state = dynamics.assign(repeat_rows(start, plans), problem.particles, generator=generator)
     actions, (horizon, dim) = [], shape

@@ -308,6 +308,12 @@ def test_a_number_takes_the_place_of_a_step_size_that_falls(tmp_path):
         ("sb3-ppo", "Pendulum-v1", {"hyperparameters": {"steps": 3}}, "hyperparameters: .*PPO.*n_steps.*got steps"),
         ("sb3-sac", "CartPole-v1", {}, "sb3-sac refuses .*Discrete"),
         ("sb3-ppo", "Pendulum-v1", {"hyperparameters": {"learning_rate": "fast"}}, "learning_rate: .*lin_NUMBER.*fast"),
+        (
+            "sb3-ppo",
+            "Pendulum-v1",
+            {"hyperparameters": {"learning_rate": "nan"}},
+            "learning_rate: expected a num",
+        ),
         ("sb3-ppo", "Pendulum-v1", {"action_noise": 0.1}, "action_noise: expected 0, for sb3-ppo"),
         ("sb3-ppo", "Pendulum-v2", {}, "did you mean"),
         ("sb3-ppo", "Pendulum-v1", {"device": "bogus"}, "device: expected one that is here, such as cpu, got 'bogus'"),
