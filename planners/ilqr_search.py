@@ -133,7 +133,7 @@ def iterate(problem: Problem, start: Any, search: Search, rules: Rules) -> Searc
 def relax(problem: Problem, search: Search, rules: Rules) -> Search:
     """The policies of elements that have ended, about their trajectories, with as little regularisation as they need.
 
-    What the search for a step added takes feedback to nothing. Where any was stopped, there is no time for another pass.
+    What the search for a step added takes feedback to nothing. Where any was stopped, no time is left for another pass.
     """
     ended = sum(search.reason == reason for reason in (Reason.CONVERGED, Reason.STUCK, Reason.ITERATIONS)) > 0
     again = ended & (search.regularization > 0)
